@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Install the local chain node (anvil) below the virtual environment given as $1, and link it as bin/anvil there.
-# npm checks it against scripts/chain-node/package-lock.json; where the machine has no npm, a locked wheel brings one.
+# Where the machine has no npm, a locked wheel brings one. On linux-amd64 npm checks the package against the digest in
+# scripts/chain-node/package-lock.json; for other platforms the version is pinned and the digest is the registry's own.
 set -eu
+VERSION=1.7.1
 cd "$(dirname "$0")/.."
 venv=$1
 chain=$venv/chain
@@ -30,7 +32,16 @@ run_npm() {
     fi
 }
 
-if ! run_npm ci --prefix "$chain" --ignore-scripts --no-fund --no-audit --no-update-notifier >"$log" 2>&1; then
+install() {
+    if [ "$platform" = linux-amd64 ]; then
+        run_npm ci --prefix "$chain" --ignore-scripts --no-fund --no-audit --no-update-notifier
+    else
+        run_npm install --prefix "$chain" --no-save --no-package-lock --ignore-scripts --no-fund --no-audit \
+            --no-update-notifier "@foundry-rs/anvil-$platform@$VERSION"
+    fi
+}
+
+if ! install >"$log" 2>&1; then
     echo "chain node: npm could not install it; its last words ($log):" >&2
     tail -n 5 "$log" >&2
     exit 1

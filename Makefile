@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+# The commands of this repository; `make` alone lists them. Nothing is installed outside .venv.
+BIN := .venv/bin
+TESTS := $(BIN)/python -m pytest
+FAST := -m "not slow and not live"
+# Two processes: as many as the smallest machine has cores. `make test WORKERS=0` runs in one, for a debugger.
+WORKERS := 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-slow check fmt docs bench lock clean
+
+help:
+	@echo "make run        set up what is missing, then start a whole network and ask it one question"
+	@echo "make test       set up what is missing, then run the fast tests (under 8 minutes)"
+	@echo "make test-slow  the long ones: kill lists, outages, networks of processes"
+	@echo "make check      format, lint, strict types, import rules, docs"
+	@echo "make bench      the benchmarks, in their quick form"
+	@echo "make fmt        format the code"
+	@echo "make docs       check links, anchors and commands in the documents"
+	@echo "make lock       resolve the dependencies anew"
+	@echo "make clean      remove .venv and everything the tools left"
+
+setup:
+	@sh scripts/setup.sh
+
+run: setup
+	@exec $(BIN)/bombyx up
+
+test: setup
+	$(TESTS) $(FAST) -n $(WORKERS) --dist loadscope $(ARGS)
+
+test-slow: setup
+	$(TESTS) -m "slow and not live" $(ARGS)
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_docs.py
+
+fmt: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix-only .
+
+docs: setup
+	$(BIN)/python scripts/check_docs.py
+
+bench: setup
+	@for script in bench/[a-z]*.py; do \
+		if [ -f "$$script" ]; then echo "== $$script"; $(BIN)/python "$$script" --quick || exit 1; fi; \
+	done
+
+lock: setup
+	@sh scripts/lock.sh
+
+clean:
+	rm -rf .venv .lock-venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build
+	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
