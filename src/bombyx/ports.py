@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything bombyx asks of the outside world: one page of Protocols, each with its promises.
+
+Roles know these and nothing of what stands behind them; `compose.py` joins the two. `adapters/memory.py` doubles
+them all for tests. Foreign exceptions never pass: an adapter raises `bombyx.errors` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from bombyx.protocol.primitives import Address, Amount, Digest, Instant
+from bombyx.protocol.wire.channel import ChannelConfig
+from bombyx.protocol.wire.evidence import BlockHeader
+
+# --- time and chance -------------------------------------------------------------------------------------------------
+
+
+class Clock(Protocol):
+    """Two clocks: `now` for dates others see, `monotonic` (seconds) for everything that must not be turned back."""
+
+    def now(self) -> Instant: ...
+
+    def monotonic(self) -> float: ...
+
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class Entropy(Protocol):
+    """Must be a cryptographically secure source; a test may pass a seeded one."""
+
+    def bytes(self, size: int) -> bytes: ...
+
+
+# --- storage ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Write:
+    """One row of a batch. `value` None deletes."""
+
+    table: str
+    key: bytes
+    value: bytes | None
+
+
+class Store(Protocol):
+    """Durable rows, written before they are acted on.
+
+    - `write` must return only when the whole batch would survive a crash (group commit allowed), all rows or none.
+    - `read` and `scan` must see every finished write; `scan` is in key order.
+    - Must raise `Unavailable` when it cannot promise this.
+    """
+
+    async def write(self, rows: Sequence[Write]) -> None: ...
+
+    async def read(self, table: str, key: bytes) -> bytes | None: ...
+
+    async def scan(self, table: str, *, prefix: bytes = b"", limit: int | None = None) -> list[tuple[bytes, bytes]]: ...
+
+    async def close(self) -> None: ...
+
+
+# --- chain -----------------------------------------------------------------------------------------------------------
+
+
+class OperatorRole(StrEnum):
+    PROXY = "proxy"
+    WORKER = "worker"
+    VALIDATOR = "validator"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operator:
+    """One line of the registry. `receipt_address`, `pay_key_config` and `models` are what the operator last published."""
+
+    address: Address
+    role: OperatorRole
+    endpoint: str  # proxies: where clients and workers reach it; workers: empty, they dial out
+    receipt_address: Address  # workers: attested receipt key; proxies: the key that signs welcomes
+    pay_authorizer: Address  # receiverAuthorizer of channels to this operator
+    pay_key_config: bytes  # RFC 9458 key configuration session keys are sealed to
+    price_sheet: Digest
+    models: tuple[Digest, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelView:
+    """A channel as the chain sees it. Times in seconds; 0 means no withdrawal is running."""
+
+    config: ChannelConfig
+    balance: Amount  # deposited and not paid out
+    total_claimed: Amount  # cumulative
+    withdraw_amount: Amount
+    withdraw_requested_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """One voucher presented: pay out `total_claimed` (<= `ceiling`), cumulative."""
+
+    config: ChannelConfig
+    ceiling: Amount
+    signature: bytes
+    total_claimed: Amount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerInfo:
+    """Constants of a chain: everything a domain separator is made of."""
+
+    chain_id: int
+    settlement: Address  # BatchSettlement contract
+    registry: Address  # OperatorRegistry contract; receipt domain
+    token: Address
+    kind: str  # "memory" or "evm"
+
+
+class Ledger(Protocol):
+    """The chain: blocks, channels, operators.
+
+    - A method that changes state must return only when the change is final for our purposes, and give its reference
+      (a transaction hash; a counter in memory).
+    - A refused change must raise `PaymentError` with the rule; an unreachable chain must raise `Unavailable`.
+    """
+
+    async def info(self) -> LedgerInfo: ...
+
+    async def head(self) -> BlockHeader: ...
+
+    async def block(self, block_hash: Digest) -> BlockHeader | None: ...
+
+    async def balance(self, account: Address) -> Amount: ...
+
+    async def deposit(self, config: ChannelConfig, amount: Amount) -> Digest: ...
+
+    async def channel(self, channel: Digest) -> ChannelView | None: ...
+
+    async def claim(self, claims: Sequence[Claim], *, receiver: Address) -> Digest: ...
+
+    async def initiate_withdraw(self, channel: Digest, amount: Amount) -> Digest: ...
+
+    async def finalize_withdraw(self, channel: Digest) -> Digest: ...
+
+    async def refund(self, channel: Digest, amount: Amount, nonce: int, signature: bytes) -> Digest: ...
+
+    async def register(self, operator: Operator) -> Digest: ...
+
+    async def operators(self, role: OperatorRole) -> tuple[Operator, ...]: ...
+
+    async def close(self) -> None: ...
+
+
+# --- enclave ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quote:
+    """What the hardware (or its simulator) says: the quote's bytes and the event log that explains its RTMRs."""
+
+    technology: str
+    quote: bytes
+    event_log: bytes
+    compose: bytes
+
+
+class EvidenceSource(Protocol):
+    """The enclave's own attestation device.
+
+    - Must put exactly `report_data` (64 bytes) into the quote.
+    - `gpu` gives GPU evidence for `nonce`, or None where the image cannot open a GPU.
+    """
+
+    async def quote(self, report_data: bytes) -> Quote: ...
+
+    async def gpu(self, nonce: bytes) -> bytes | None: ...
+
+
+class EndorsementSource(Protocol):
+    """Where a Verifier gets what vouches for the hardware (RFC 9334: Endorser).
+
+    - Must return bytes exactly as the Endorser signed them.
+    - Must raise `Unavailable` when it cannot answer; never a stale default.
+    """
+
+    async def endorsements(self, quote: bytes) -> bytes: ...
+
+
+# --- engine ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRequest:
+    """One OpenAI request. `repr` shows no content."""
+
+    path: str  # "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+    body: bytes = field(repr=False)
+    stream: bool
+    cache_salt: bytes = field(repr=False)  # the engine isolates its prefix cache by it, or has none
+    max_output: int  # tokens
+    deadline_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineHead:
+    status: int
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineChunk:
+    """Bytes for the application (whole SSE events, or the whole JSON body) and the output ids they carry, per choice."""
+
+    data: bytes = field(repr=False)
+    ids: tuple[tuple[int, tuple[int, ...]], ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineUsage:
+    """What the engine counted. `ids` per choice, or None when the engine gives none; `verified` when both agree."""
+
+    input: int
+    cached_input: int
+    output: int
+    ids: tuple[tuple[int, ...], ...] | None = field(repr=False)
+    finish: tuple[str, ...]
+    verified: bool
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineEnd:
+    usage: EngineUsage
+
+
+EngineEvent = EngineHead | EngineChunk | EngineEnd
+
+
+class Engine(Protocol):
+    """A model server on loopback, inside the enclave.
+
+    - `run` must yield one EngineHead, then EngineChunks, then one EngineEnd; closing it must cancel the work.
+    - Must pass the request through untouched but for what is needed to learn ids and usage, and must take those
+      additions out of the answer again.
+    - Must raise `EngineUnavailable` for a crash, a hang or garbage, `DeadlineExceeded` past the deadline.
+    """
+
+    async def models(self) -> tuple[str, ...]: ...
+
+    def run(self, request: EngineRequest) -> AsyncIterator[EngineEvent]: ...
+
+    async def close(self) -> None: ...
+
+
+# --- the wires between roles -----------------------------------------------------------------------------------------
+
+
+class ProxyResponse(Protocol):
+    """A proxy's answer to one sealed request: status, headers, and bytes as they come."""
+
+    status: int
+    headers: dict[str, str]
+
+    def body(self) -> AsyncIterator[bytes]: ...
+
+    async def aclose(self) -> None: ...
+
+
+class ProxyTransport(Protocol):
+    """How a client reaches one proxy.
+
+    - Must raise `Unavailable` when the proxy cannot be reached or the connection breaks before the head.
+    - A connection that breaks inside the body must raise `StreamTruncated` out of `body()`.
+    """
+
+    async def get(self, path: str) -> tuple[int, bytes]: ...
+
+    async def post(self, path: str, content_type: str, body: bytes) -> ProxyResponse: ...
+
+    async def close(self) -> None: ...
+
+
+class Link(Protocol):
+    """One WebSocket between a worker and a proxy, seen from either end: whole messages of link frames.
+
+    - `send` must not block the caller's loop; `buffered` tells how many bytes wait (back-pressure is the caller's).
+    - `messages` must end (not raise) when the other side closes.
+    """
+
+    def send(self, data: bytes) -> None: ...
+
+    @property
+    def buffered(self) -> int: ...
+
+    async def drain(self) -> None: ...
+
+    def messages(self) -> AsyncIterator[bytes]: ...
+
+    async def close(self) -> None: ...
+
+
+class Dialer(Protocol):
+    """How a worker reaches a proxy. Must raise `Unavailable` when it cannot."""
+
+    async def dial(self, url: str) -> Link: ...

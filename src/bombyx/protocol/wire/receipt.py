@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Receipt: what a worker's attested key signs about one answer (spec RCT). EIP-712, because a contract may judge it.
+
+Not here: whether a receipt is true (`protocol/pay/receipts.py` checks) or what is inside the seal (`UsageOpening` is sealed).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar, Final
+
+from bombyx.protocol.primitives import Address, Digest, Instant, RequestId
+from bombyx.protocol.wire.codec import Message
+from bombyx.protocol.wire.eip712 import domain_separator, struct_hash, type_hash, typed_digest, word, word_left
+from bombyx.protocol.wire.signing import SigningKey, recover
+
+RECEIPT_TYPE: Final = type_hash(
+    "Receipt(uint8 kind,bytes16 requestId,bytes32 requestHash,bytes32 responseHash,bytes32 model,bytes32 priceSheet,"
+    "address operator,uint32 frames,uint64 inputUnits,uint64 cachedUnits,uint64 outputUnits,uint128 charge,"
+    "bytes32 usageCommitment,bytes32 auditCommitment,uint8 outcome,uint64 seq,uint64 startedAt,uint64 finishedAt,"
+    "bytes32 previous)"
+)
+
+
+class Kind(IntEnum):
+    """CHECKPOINT receipts travel inside the stream; one FINAL ends it."""
+
+    CHECKPOINT = 0
+    FINAL = 1
+
+
+class Outcome(IntEnum):
+    """How the request ended. RUNNING is the outcome of every checkpoint."""
+
+    RUNNING = 0
+    COMPLETE = 1
+    CANCELLED = 2
+    FAILED = 3
+    REFUSED = 4  # the engine answered 4xx: the application's fault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt(Message):
+    """Fields as in the EIP-712 struct; instants are milliseconds; `previous` is the digest of this request's last checkpoint or zero."""
+
+    TAG: ClassVar[int] = 27007
+    MAX_SIZE: ClassVar[int] = 2048
+
+    kind: Kind
+    request_id: RequestId
+    request_hash: Digest
+    response_hash: Digest
+    model: Digest
+    price_sheet: Digest
+    operator: Address
+    frames: int
+    input_units: int
+    cached_units: int
+    output_units: int
+    charge: int  # worker's price, before commission
+    usage_commitment: Digest
+    audit_commitment: Digest
+    outcome: Outcome
+    seq: int
+    started_at: Instant
+    finished_at: Instant
+    previous: Digest
+
+    def typed_digest(self, domain: Digest) -> Digest:
+        """What is signed under `domain` (see `receipt_domain`)."""
+        return typed_digest(
+            domain,
+            struct_hash(
+                RECEIPT_TYPE,
+                word(self.kind),
+                word_left(self.request_id),
+                self.request_hash,
+                self.response_hash,
+                self.model,
+                self.price_sheet,
+                word(self.operator),
+                word(self.frames),
+                word(self.input_units),
+                word(self.cached_units),
+                word(self.output_units),
+                word(self.charge),
+                self.usage_commitment,
+                self.audit_commitment,
+                word(self.outcome),
+                word(self.seq),
+                word(self.started_at),
+                word(self.finished_at),
+                self.previous,
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedReceipt(Message):
+    """A receipt and its 65-byte signature."""
+
+    TAG: ClassVar[int] = 27008
+    MAX_SIZE: ClassVar[int] = 2304
+
+    receipt: Receipt
+    signature: bytes
+
+    @classmethod
+    def sign(cls, receipt: Receipt, domain: Digest, key: SigningKey) -> SignedReceipt:
+        return cls(receipt=receipt, signature=key.sign(receipt.typed_digest(domain)))
+
+    def signer(self, domain: Digest) -> Address:
+        """Who signed. Raises `MalformedMessage` when nobody can have."""
+        return recover(self.receipt.typed_digest(domain), self.signature)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChoiceIds(Message):
+    """The output ids of one choice (`index` of the OpenAI answer), as the engine emitted them, and why it stopped."""
+
+    TAG: ClassVar[int] = 27019
+    ids: tuple[int, ...]
+    finish: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageOpening(Message):
+    """Opens `usageCommitment` inside the final frame: exact counts and what was billed (RCT-6)."""
+
+    TAG: ClassVar[int] = 27012
+    v: int
+    input: int
+    cached_input: int
+    output: int
+    choices: tuple[ChoiceIds, ...]
+    verified: bool  # the enclave checked the engine's count against the ids
+    note: str  # why not, e.g. "usage unverified: this engine gives no ids"
+
+
+def receipt_domain(chain_id: int, registry: Address) -> Digest:
+    """Domain {"bombyx receipt","1",chainId,registry}."""
+    return domain_separator("bombyx receipt", "1", chain_id, registry)
