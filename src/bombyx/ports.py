@@ -75,7 +75,7 @@ class OperatorRole(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operator:
-    """One line of the registry. `receipt_address`, `pay_key_config` and `models` are what the operator last published."""
+    """One line of the registry: what the operator last published of itself."""
 
     address: Address
     role: OperatorRole
@@ -212,7 +212,7 @@ class EngineHead:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineChunk:
-    """Bytes for the application (whole SSE events, or the whole JSON body) and the output ids they carry, per choice."""
+    """Bytes for the application (whole SSE events, or the whole JSON body), and the output ids they carry by choice."""
 
     data: bytes = field(repr=False)
     ids: tuple[tuple[int, tuple[int, ...]], ...] = field(default=(), repr=False)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""x402 v2 batch-settlement structs, verbatim, and bombyx's SessionGrant: their EIP-712 digests (spec PAY-1 .. PAY-3, PAY-9).
+"""x402 v2 batch-settlement structs, verbatim, and bombyx's SessionGrant: their EIP-712 digests.
+
+Spec PAY-1 .. PAY-3, PAY-9.
 
 Not here: whether a voucher is acceptable (`protocol/pay`).
 """

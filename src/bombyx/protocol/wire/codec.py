@@ -4,8 +4,8 @@
 Wire form: `tag(TAG, {field name: value})` in deterministic CBOR (RFC 8949 section 4.2). Each message type has a tag of
 its own, so that no signed or hashed message can be read as another.
 
-Always: decode(encode(m)) == m; encode(decode(b)) == b, hence every other spelling of a message is refused; unknown, missing or
-ill-typed fields are refused; sizes are bounded before anything is decoded. (docs/spec, WIRE-1 .. WIRE-4.)
+Always: decode(encode(m)) == m; encode(decode(b)) == b, hence every other spelling of a message is refused; unknown,
+missing or ill-typed fields are refused; sizes are bounded before anything is decoded (docs/spec, WIRE-1 .. WIRE-4).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import dataclasses
 import enum
 import functools
 import types
-from collections.abc import Callable
-from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self, Union, cast, get_args, get_origin, get_type_hints
 
 import cbor2
 
@@ -58,8 +58,8 @@ class Message:
         if not isinstance(value, cbor2.CBORTag) or value.tag != cls.TAG:
             raise MalformedMessage(f"expected {cls.__name__} (tag {cls.TAG})", rule="WIRE-1")
         body = value.value
-        plan = _plan(cls)
-        if not isinstance(body, dict) or set(body) != set(plan):
+        plan: dict[str, Converter] = _plan(cls)  # type: ignore[arg-type]  # mypy: Self is not seen as hashable
+        if not isinstance(body, Mapping) or set(body) != set(plan):
             raise MalformedMessage(f"{cls.__name__} has the wrong fields", rule="WIRE-3")
         try:
             return cls(**{name: convert(body[name]) for name, convert in plan.items()})
@@ -103,16 +103,16 @@ def _plan(cls: type[Message]) -> dict[str, Converter]:
 
 
 def _converter(hint: Any) -> Converter:
-    origin = get_origin(hint)
+    origin: Any = get_origin(hint)
     if origin is tuple:
         return functools.partial(_read_tuple, _converter(get_args(hint)[0]))
     if origin in (Union, types.UnionType):
         inner = [arg for arg in get_args(hint) if arg is not type(None)]
         return functools.partial(_read_optional, _converter(inner[0]))
     if issubclass(hint, Message):
-        return hint._from_value
+        return cast(Converter, hint._from_value)
     if issubclass(hint, enum.Enum):
-        return hint
+        return cast(Converter, hint)
     if hint is bool:
         return functools.partial(_read_exact, bool, bool)
     for base in (bytes, str, int):
@@ -124,13 +124,14 @@ def _converter(hint: Any) -> Converter:
 def _read_exact(base: type, make: Callable[[Any], Any], value: Any) -> Any:
     if not isinstance(value, base) or (base is int and isinstance(value, bool)):
         raise MalformedMessage(f"expected {base.__name__}, got {type(value).__name__}", rule="WIRE-3")
-    if base is int and value < 0:
+    if isinstance(value, int) and value < 0:
         raise MalformedMessage("negative numbers have no place on the wire", rule="WIRE-3")
     return make(value)
 
 
 def _read_tuple(item: Converter, value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, list) or len(value) > MAX_ITEMS:
+    # cbor2 reads what stands inside a tag as immutable values: tuples, not lists
+    if not isinstance(value, (list, tuple)) or len(value) > MAX_ITEMS:
         raise MalformedMessage(f"expected a list of at most {MAX_ITEMS}", rule="WIRE-3")
     return tuple(item(entry) for entry in value)
 

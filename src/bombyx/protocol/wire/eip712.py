@@ -12,9 +12,7 @@ from typing import Final
 
 from bombyx.protocol.primitives import Address, Digest, keccak256
 
-_DOMAIN_TYPE: Final = keccak256(
-    b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
-)
+_DOMAIN_TYPE: Final = keccak256(b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")
 
 
 @functools.lru_cache(maxsize=64)

@@ -39,8 +39,8 @@ class FileDigest(Message):
 
     TAG: ClassVar[int] = 27014
     name: str
-    digest: Digest
-    size: int
+    sha256: Digest
+    size: int  # bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is on offer: PriceSheet, Offer, Directory (spec MKT, PAY-12). A proxy's word: the client checks each digest itself."""
+"""What is on offer: PriceSheet, Offer, Directory (spec MKT, PAY-12).
+
+A proxy's word: the client checks each digest itself.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ class ModelPrice(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceSheet(Message):
-    """A worker operator's prices. Named by digest in Meta and in receipts, so that nobody can change them afterwards."""
+    """A worker operator's prices. Named by digest in Meta and receipts, so that nobody changes them afterwards."""
 
     TAG: ClassVar[int] = 27004
     MAX_SIZE: ClassVar[int] = 65_536

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Receipt: what a worker's attested key signs about one answer (spec RCT). EIP-712, because a contract may judge it.
 
-Not here: whether a receipt is true (`protocol/pay/receipts.py` checks) or what is inside the seal (`UsageOpening` is sealed).
+Not here: whether a receipt is true (`protocol/pay/receipts.py` checks). `UsageOpening` travels inside the seal.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Outcome(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt(Message):
-    """Fields as in the EIP-712 struct; instants are milliseconds; `previous` is the digest of this request's last checkpoint or zero."""
+    """Fields as in the EIP-712 struct; instants in ms; `previous`: digest of this request's last checkpoint, or zero."""
 
     TAG: ClassVar[int] = 27007
     MAX_SIZE: ClassVar[int] = 2048

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two byte framings: records of a response (proxy to client) and frames of a worker link (proxy to worker and back).
 
-A response body (`application/vnd.bombyx.response`) is a sequence of `type(1) || varint(length) || payload`. The payloads of
-its DATA records, concatenated, are exactly one chunked-OHTTP response. A link is a sequence of
+A response body (`application/vnd.bombyx.response`) is a sequence of `type(1) || varint(length) || payload`. The
+payloads of its DATA records, concatenated, are exactly one chunked-OHTTP response. A link is a sequence of
 `u32 length || u32 stream || u8 type || payload`, any number in one WebSocket message (spec LINK-1 .. LINK-6).
 """
 
@@ -65,7 +65,7 @@ class ResponseHead(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement(Message):
-    """What the proxy booked on the client's channel for this request. The client computes the same or freezes the channel."""
+    """What the proxy booked for this request. The client computes the same, or freezes the channel."""
 
     TAG: ClassVar[int] = 27021
     request_id: RequestId
@@ -87,7 +87,10 @@ class LinkChallenge(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkHello(Message):
-    """A worker introduces itself. `signature`: the operator's, over tagged_hash("bombyx link v1", nonce, proxy, bundle digest)."""
+    """A worker introduces itself.
+
+    `signature`: the operator's, over tagged_hash("bombyx link v1", challenge nonce, proxy, bundle digest).
+    """
 
     TAG: ClassVar[int] = 27023
     v: int

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What travels beside the seal: Meta (proxy and worker read it) and Payment (the proxy reads and strips it) (spec SEAL-1, SEAL-2)."""
+"""What travels beside the seal: Meta (proxy and worker read it), Payment (the proxy reads and strips it).
+
+Spec SEAL-1, SEAL-2.
+"""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def recover(digest: Digest, signature: bytes) -> Address:
         raise MalformedMessage("a signature whose s is in the upper half is malleable", rule="WIRE-5")
     try:
         key = PublicKey.from_signature_and_message(signature[:64] + bytes([signature[64] - 27]), digest, hasher=None)
-    except Exception:  # coincurve raises bare Exception for an unrecoverable point
+    except Exception:  # noqa: BLE001  coincurve raises a bare Exception for an unrecoverable point
         raise MalformedMessage("no key gives this signature", rule="WIRE-5") from None
     return _address_of(key)
 
