@@ -42,6 +42,12 @@ pip_install() {
     "$bin/python" -m pip install --quiet --quiet --no-input --disable-pip-version-check --progress-bar off "$@"
 }
 
+# Two calls at once take turns (where the system has flock; the lock is on the folder, and no file is left).
+if command -v flock >/dev/null 2>&1; then
+    exec 9<.
+    flock 9
+fi
+
 # 1. the virtual environment
 want="$root"
 if ! is_done venv "$want" || ! "$bin/python" -c '' 2>/dev/null; then
