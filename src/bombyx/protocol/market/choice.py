@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The proxy's choice among a request's k candidates (spec MKT-5): least expected finish x price factor / reputation.
+
+Not here: who the candidates are (the client drew them) and any state (the proxy keeps one `WorkerStats` per worker).
+Always: a full or ejected worker is passed over while another can serve; the ranking says whom to try next before the
+first frame; the reason is returned in words, for the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from bombyx.protocol.market.stats import WorkerStats, slowdown
+from bombyx.protocol.primitives import Amount, Digest
+
+PRICE_WEIGHT: Final = 0.5  # twice the price counts as 1.41 times the time
+FULL_PROGRESS: Final = 0.5  # a request that runs is, on average, half done
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """Requests a worker runs, requests that wait there, and how many it runs at once."""
+
+    active: int
+    queued: int
+    capacity: int
+
+    @property
+    def share(self) -> float:
+        return self.active / max(1, self.capacity)
+
+    @property
+    def full(self) -> bool:
+        return self.active + self.queued >= self.capacity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """One candidate as the proxy knows it: what it would charge, how busy it is, what was seen of it."""
+
+    worker: Digest
+    price: Amount
+    load: Load
+    stats: WorkerStats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """`worker` is None when nobody can serve now; `ranking` holds all who can, best first."""
+
+    worker: Digest | None
+    ranking: tuple[Digest, ...]
+    why: str
+
+
+def expected_seconds(contender: Contender, output_units: int, now: float) -> float:
+    """Expected time to the last frame: wait for a free slot, first frame, then the units at the present load."""
+    stats, load = contender.stats.faded(now), contender.load
+    slower = slowdown((load.active + 1) / max(1, load.capacity))
+    service = (stats.first_frame + stats.seconds_per_unit * output_units) * slower
+    waiting = load.queued + max(0, load.active + 1 - load.capacity)
+    return service + waiting * service * FULL_PROGRESS / max(1, load.capacity)
+
+
+def choose(contenders: Sequence[Contender], *, output_units: int, now: float, lottery: float) -> Choice:
+    """Rank the contenders. `now` is monotonic seconds; `lottery` in [0, 1) breaks ties and lets probes through."""
+    able = [c for c in contenders if not c.load.full]
+    if not able:
+        return Choice(worker=None, ranking=(), why=f"all {len(contenders)} candidates are full")
+    cheapest = max(1, min(int(c.price) for c in able))
+
+    def score(contender: Contender) -> float:
+        factor = (max(1, int(contender.price)) / cheapest) ** PRICE_WEIGHT
+        return expected_seconds(contender, output_units, now) * factor / contender.stats.reputation()
+
+    start = int(lottery * len(able))
+    turned = able[start:] + able[:start]  # ties fall to whoever the lottery puts first
+    standing = {c.worker: c.stats.standing(now) for c in able}
+    order = sorted(turned, key=lambda c: (_CLASS[standing[c.worker]], score(c)))
+    best = order[0]
+    why = f"{standing[best.worker]}, expected {score(best):.2f} s, {len(order)} of {len(contenders)} able"
+    return Choice(worker=best.worker, ranking=tuple(c.worker for c in order), why=why)
+
+
+# A half-open worker goes first: its one probe is how it comes back, and a probe that fails costs one failover.
+_CLASS: Final = {"half-open": 0, "open": 1, "ejected": 2}
