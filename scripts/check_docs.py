@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Check the documents: relative links and their anchors resolve, and what stands in a code block exists.
 
-In ```sh blocks every `make TARGET` is in the Makefile and every `bombyx COMMAND --option` is in that command's own help;
-```python blocks parse. Addresses outside the repository are not fetched: this check works offline.
+In ```sh blocks every `make TARGET` is in the Makefile and every `bombyx COMMAND --option` is in that command's help.
+In ```python blocks the code parses. Addresses outside the repository are not fetched: this check works offline.
 
 Use: python scripts/check_docs.py [FOLDER]
 """
@@ -155,7 +155,7 @@ def help_of(words: tuple[str, ...]) -> str | None:
 
 
 def faults_of(words: tuple[str, ...]) -> Iterator[str]:
-    """What is wrong with one `bombyx` command line, by the help of each command on its way and the options in the last."""
+    """What is wrong with one `bombyx` command line, by the help of each command and of the last one's options."""
     path: tuple[str, ...] = ()
     text = help_of(path) or ""
     for word in words:
@@ -195,7 +195,9 @@ def problems(top: Path) -> list[str]:
     found: list[str] = []
     for page in pages(top):
         faults = [*broken_links(page, top), *unknown_commands(page, top), *unparsable_python(page)]
-        found += [f"{page.relative_to(top)}:{number}: {what}" for number, what in sorted(faults)]
+        found += [
+            f"{page.relative_to(top)}:{number}: {what}" for number, what in sorted(faults, key=lambda fault: fault[0])
+        ]
     return found
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The specification, the code and the tests speak of the same rules.
 
-A rule is an id such as `ATT-3` at the start of a heading, a list item, a bold phrase or a table row in docs/spec. Each is
-cited by a test, or stands in uncovered_rules.txt with the reason.
+A rule is an id such as `ATT-3` at the start of a heading, a list item, a bold phrase or a table row in docs/spec.
+Each is cited by a test, or stands in uncovered_rules.txt with the reason.
 """
 
 from __future__ import annotations
