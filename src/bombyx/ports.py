@@ -7,14 +7,17 @@ them all for tests. Foreign exceptions never pass: an adapter raises `bombyx.err
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from bombyx.protocol.pay.view import ChannelView as ChannelView
+from bombyx.protocol.pay.view import Claim as Claim
 from bombyx.protocol.primitives import Address, Amount, Digest, Instant
 from bombyx.protocol.wire.channel import ChannelConfig
 from bombyx.protocol.wire.evidence import BlockHeader
+from bombyx.protocol.wire.signing import SigningKey
 
 # --- time and chance -------------------------------------------------------------------------------------------------
 
@@ -88,27 +91,6 @@ class Operator:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChannelView:
-    """A channel as the chain sees it. Times in seconds; 0 means no withdrawal is running."""
-
-    config: ChannelConfig
-    balance: Amount  # deposited and not paid out
-    total_claimed: Amount  # cumulative
-    withdraw_amount: Amount
-    withdraw_requested_at: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """One voucher presented: pay out `total_claimed` (<= `ceiling`), cumulative."""
-
-    config: ChannelConfig
-    ceiling: Amount
-    signature: bytes
-    total_claimed: Amount
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerInfo:
     """Constants of a chain: everything a domain separator is made of."""
 
@@ -123,7 +105,7 @@ class Ledger(Protocol):
     """The chain: blocks, channels, operators.
 
     - A method that changes state must return only when the change is final for our purposes, and give its reference
-      (a transaction hash; a counter in memory).
+      (a transaction hash; a counter in memory). Its sender is `signer`: whoever a contract would demand as msg.sender.
     - A refused change must raise `PaymentError` with the rule; an unreachable chain must raise `Unavailable`.
     """
 
@@ -135,19 +117,33 @@ class Ledger(Protocol):
 
     async def balance(self, account: Address) -> Amount: ...
 
-    async def deposit(self, config: ChannelConfig, amount: Amount) -> Digest: ...
+    async def deposit(self, config: ChannelConfig, amount: Amount, *, signer: SigningKey) -> Digest:
+        """Open the channel, or top it up. Sender: the payer."""
+        ...
 
     async def channel(self, channel: Digest) -> ChannelView | None: ...
 
-    async def claim(self, claims: Sequence[Claim], *, receiver: Address) -> Digest: ...
+    async def claim(self, claims: Sequence[Claim], *, signer: SigningKey) -> Digest:
+        """Pay vouchers out to their receivers, all or none. Sender: each one's receiver or receiver authorizer."""
+        ...
 
-    async def initiate_withdraw(self, channel: Digest, amount: Amount) -> Digest: ...
+    async def initiate_withdraw(self, channel: Digest, amount: Amount, *, signer: SigningKey) -> Digest:
+        """Sender: the payer or its authorizer; claims stay possible until the delay has passed."""
+        ...
 
-    async def finalize_withdraw(self, channel: Digest) -> Digest: ...
+    async def finalize_withdraw(self, channel: Digest, *, signer: SigningKey) -> Digest:
+        """Sender: the payer or its authorizer, after the delay."""
+        ...
 
-    async def refund(self, channel: Digest, amount: Amount, nonce: int, signature: bytes) -> Digest: ...
+    async def refund(
+        self, channel: Digest, amount: Amount, nonce: int, signature: bytes, *, signer: SigningKey
+    ) -> Digest:
+        """Give back at once what the payee releases: `signature` is the receiver authorizer's. Sender: anybody."""
+        ...
 
-    async def register(self, operator: Operator) -> Digest: ...
+    async def register(self, operator: Operator, *, signer: SigningKey) -> Digest:
+        """Publish one's own line of the registry. Sender: the operator."""
+        ...
 
     async def operators(self, role: OperatorRole) -> tuple[Operator, ...]: ...
 
@@ -287,7 +283,9 @@ class Link(Protocol):
     """One WebSocket between a worker and a proxy, seen from either end: whole messages of link frames.
 
     - `send` must not block the caller's loop; `buffered` tells how many bytes wait (back-pressure is the caller's).
-    - `messages` must end (not raise) when the other side closes.
+    - Messages are taken in one of two ways, chosen once: `messages()` for a task, or `attach()` for callbacks (hot paths).
+    - `messages` must end (not raise) when the other side closes; `on_close` must be called exactly once.
+    - Must stop reading from the network when the reader falls behind, rather than grow.
     """
 
     def send(self, data: bytes) -> None: ...
@@ -299,6 +297,8 @@ class Link(Protocol):
 
     def messages(self) -> AsyncIterator[bytes]: ...
 
+    def attach(self, on_message: Callable[[bytes], None], on_close: Callable[[], None]) -> None: ...
+
     async def close(self) -> None: ...
 
 
@@ -306,3 +306,68 @@ class Dialer(Protocol):
     """How a worker reaches a proxy. Must raise `Unavailable` when it cannot."""
 
     async def dial(self, url: str) -> Link: ...
+
+
+# --- HTTP, served ----------------------------------------------------------------------------------------------------
+
+
+class HttpRequest(Protocol):
+    """One whole request: within limits, unambiguous (RFC 9112 section 6.3), body complete. Header names in lower case."""
+
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def query(self) -> str: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    @property
+    def body(self) -> bytes: ...
+
+    @property
+    def peer(self) -> str: ...
+
+
+class HttpExchange(Protocol):
+    """One request and the way to answer it: `respond` at once, or `start`, `write`..., `end`.
+
+    - Nothing here blocks or raises when the other side is gone: `disconnected` is true and writes go nowhere.
+    - `on_disconnect` must be called once, and only if the other side goes before the answer ended.
+    - `paused` is true while the other side reads slower than we write; `on_resume` is called when it catches up.
+    - `abort` must cut the connection so that the other side sees a truncated answer, never a short one.
+    """
+
+    on_disconnect: Callable[[], None] | None
+    on_resume: Callable[[], None] | None
+
+    @property
+    def request(self) -> HttpRequest: ...
+
+    @property
+    def paused(self) -> bool: ...
+
+    @property
+    def disconnected(self) -> bool: ...
+
+    @property
+    def started(self) -> bool: ...
+
+    def respond(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> None: ...
+
+    def start(self, status: int, headers: Mapping[str, str]) -> None: ...
+
+    def write(self, data: bytes) -> None: ...
+
+    def end(self, data: bytes = b"") -> None: ...
+
+    def abort(self) -> None: ...
+
+    async def drain(self) -> None: ...
+
+
+HttpHandler = Callable[[HttpExchange], None]  # may start a task; must not block
