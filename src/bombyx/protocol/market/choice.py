@@ -72,7 +72,7 @@ def choose(contenders: Sequence[Contender], *, output_units: int, now: float, lo
     cheapest = max(1, min(int(c.price) for c in able))
 
     def score(contender: Contender) -> float:
-        factor = (max(1, int(contender.price)) / cheapest) ** PRICE_WEIGHT
+        factor: float = (max(1, int(contender.price)) / cheapest) ** PRICE_WEIGHT
         return expected_seconds(contender, output_units, now) * factor / contender.stats.reputation()
 
     start = int(lottery * len(able))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hold a proxy's directory against the chain's registry: does it hide, invent or misname workers (spec MKT-9)?
 
-Not here: evidence (`protocol/attest`). This only says which offers are worth fetching evidence for, and what looks wrong.
+Not here: evidence (`protocol/attest`). This only says which offers are worth fetching evidence for, and what is odd.
 """
 
 from __future__ import annotations

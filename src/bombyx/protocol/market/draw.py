@@ -2,8 +2,8 @@
 """The client's secret draw of its candidates (spec MKT-1 .. MKT-4).
 
 Rendezvous hashing under a secret: every worker gets the rank HMAC(secret, model, epoch, worker), the k lowest are the
-candidates. So a worker that joins or leaves moves only its own share, a conversation comes back to the same workers (their
-prefix cache is warm), and nobody without the secret can foresee or steer the draw.
+candidates. So a worker that joins or leaves moves only its own share, a conversation comes back to the same workers
+(their prefix cache is warm), and nobody without the secret can foresee or steer the draw.
 
 Always: the same arguments give the same candidates, so a retry never redraws.
 """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a proxy has seen of one worker, as a value: speed, success, and whether it is ejected (spec MKT-6 .. MKT-8).
 
-Always: a failure never counts as speed (a fast failure is not a fast success); what was learnt fades towards the prior, so
-a worker that was slow once gets another chance; an ejected worker comes back by one probe at a time (half-open).
+Always: a failure never counts as speed (a fast failure is not a fast success); what was learnt fades towards the prior,
+so a worker that was slow once gets another chance; an ejected worker comes back by one probe at a time (half-open).
 Speeds are kept at zero load: an observation made beside n others is divided by the slowdown n explains.
 """
 
@@ -96,7 +96,7 @@ class WorkerStats:
         seen = replace(seen, success=success, seen=seen.seen + 1, failures_in_row=row, probe_since=-math.inf)
         if row < EJECT_AFTER and success >= EJECT_BELOW and seen.ejections == 0:
             return seen
-        pause = min(BACKOFF_MOST, BACKOFF_FIRST * 2**seen.ejections)
+        pause = min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** min(seen.ejections, 16))
         return replace(seen, ejections=seen.ejections + 1, ejected_until=now + pause)
 
     def reputation(self) -> float:
