@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One link to one proxy: both sides prove who they are, then many requests share it (spec LINK).
+
+Not here: what a request means (`serve.py`), when to dial again (`dialling.py`).
+
+Always: no request is taken before the WELCOME has been verified; each stream's memory is bounded by the credit the
+proxy gave and by `limits.uploads`; bytes that break the framing end the link, never the worker; when the link ends,
+every stream on it is stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, Final, Protocol
+
+from bombyx.errors import BombyxError, MalformedMessage, Peer, PeerError, Unavailable
+from bombyx.ports import Link
+from bombyx.protocol.primitives import Address, Digest, sha256, tagged_hash
+from bombyx.protocol.wire.records import (
+    LinkChallenge,
+    LinkHello,
+    LinkLoad,
+    LinkType,
+    LinkWelcome,
+    WorkerRequest,
+    read_link_frames,
+    write_link_frame,
+)
+from bombyx.protocol.wire.signing import recover
+from bombyx.roles.worker.streams import Stream
+from bombyx.roles.worker.uploads import Uploads
+
+log = logging.getLogger("bombyx.worker")
+
+LINK_VERSION: Final = 1
+MAX_STREAMS: Final = 4096  # open at once on one link; far above any capacity
+
+Frame = tuple[LinkType, int, bytes]
+
+
+class LinkDesk(Protocol):
+    """What a link asks of the worker behind it."""
+
+    def introduce(self, challenge: LinkChallenge) -> LinkHello:
+        """Our HELLO for this proxy, with the keys of now."""
+        ...
+
+    async def proxy_keys(self, proxy: Address) -> frozenset[Address]:
+        """Keys that may sign a WELCOME for `proxy`; empty when we do not know it."""
+        ...
+
+    def admit(self) -> None:
+        """Raise `Overloaded` or `Unavailable` when a new request cannot be taken."""
+        ...
+
+    async def serve(self, proxy: Address, request: bytes, stream: Stream) -> None:
+        """One request's life. Must not raise for anything a peer can cause."""
+        ...
+
+    async def voucher(self, proxy: Address, payment: bytes) -> None:
+        """A payment outside a request."""
+        ...
+
+    def load(self) -> LinkLoad: ...
+
+
+class LinkSession:
+    """From CHALLENGE to the end. `run` returns when the link ends and raises what the peer did wrong."""
+
+    def __init__(
+        self,
+        link: Link,
+        desk: LinkDesk,
+        uploads: Uploads,
+        *,
+        chain_id: int,
+        expected_proxy: Address | None,
+        handshake_seconds: float,
+    ) -> None:
+        self._link = link
+        self._desk = desk
+        self._uploads = uploads
+        self._chain_id = chain_id
+        self._expected = expected_proxy
+        self._handshake_seconds = handshake_seconds
+        self._challenge: LinkChallenge | None = None
+        self._hellos: list[tuple[Digest, Digest]] = []  # (our nonce, bundle digest) not yet welcomed
+        self._window = 0
+        self._keys: frozenset[Address] = frozenset()
+        self._streams: dict[int, Stream] = {}
+        self._refused: set[int] = set()  # streams whose remaining parts are dropped
+        self._highest = 0
+        self._outbox: list[bytes] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.welcomed = asyncio.Event()
+
+    @property
+    def proxy(self) -> Address:
+        """Who is at the other end. Known once the challenge has been read."""
+        if self._challenge is None:
+            raise Unavailable("the proxy has not introduced itself yet")
+        return self._challenge.proxy
+
+    @property
+    def idle(self) -> bool:
+        return not self._tasks
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        frames = self._frames()
+        try:
+            async with asyncio.timeout(self._handshake_seconds):
+                await self._handshake(frames)
+            async for kind, number, payload in frames:
+                await self._on_frame(kind, number, payload)
+        except TimeoutError:
+            raise Unavailable(f"no handshake within {self._handshake_seconds} s") from None
+        finally:
+            self._lost()
+            await self._link.close()
+
+    async def _frames(self) -> AsyncIterator[Frame]:
+        async for message in self._link.messages():
+            for frame in read_link_frames(message):
+                yield frame
+
+    async def _handshake(self, frames: AsyncIterator[Frame]) -> None:
+        """CHALLENGE -> HELLO -> WELCOME, nothing else before."""
+        challenge = LinkChallenge.decode(await self._expect(frames, LinkType.CHALLENGE))
+        if challenge.v != LINK_VERSION or challenge.chain_id != self._chain_id:
+            raise self._fault(f"link version {challenge.v} on chain {challenge.chain_id}, we speak {LINK_VERSION}")
+        if self._expected is not None and challenge.proxy != self._expected:
+            raise self._fault(f"expected proxy {self._expected}, found {challenge.proxy}")
+        self._challenge = challenge
+        self._keys = await self._desk.proxy_keys(challenge.proxy)
+        self.introduce()
+        self._on_welcome(await self._expect(frames, LinkType.WELCOME))
+        self.report_load()
+
+    async def _expect(self, frames: AsyncIterator[Frame], wanted: LinkType) -> bytes:
+        try:
+            kind, number, payload = await anext(frames)
+        except StopAsyncIteration:
+            raise Unavailable(f"the link ended before its {wanted.name}") from None
+        if kind is not wanted or number != 0:
+            raise self._fault(f"expected {wanted.name}, found {kind.name} on stream {number}")
+        return payload
+
+    def _lost(self) -> None:
+        self._flush()
+        for stream in self._streams.values():
+            stream.stop(link_lost=True)
+        for number in self._streams:
+            self._uploads.drop((id(self), number))
+
+    # --- frames in ---------------------------------------------------------------------------------------------------
+
+    async def _on_frame(self, kind: LinkType, number: int, payload: bytes) -> None:
+        if number == 0:
+            await self._on_link_frame(kind, payload)
+        elif kind is LinkType.REQUEST_PART or kind is LinkType.REQUEST_END:
+            self._on_part(number, payload, last=kind is LinkType.REQUEST_END)
+        elif kind is LinkType.CANCEL:
+            self._on_cancel(number)
+        elif kind is LinkType.WINDOW:
+            if len(payload) != 4:
+                raise self._fault(f"WINDOW of {len(payload)} bytes, not 4")
+            if number in self._streams:  # credit for a stream that has ended is normal: it was on its way
+                self._streams[number].grant(int.from_bytes(payload))
+        else:
+            raise self._fault(f"{kind.name} does not belong on stream {number}")
+
+    async def _on_link_frame(self, kind: LinkType, payload: bytes) -> None:
+        if kind is LinkType.WELCOME:
+            self._on_welcome(payload)
+        elif kind is LinkType.VOUCHER:
+            self._spawn(self._desk.voucher(self.proxy, payload))
+        elif kind is LinkType.DRAIN:
+            log.info("proxy %s drains; its link stays for what runs", self.proxy)
+        else:
+            raise self._fault(f"{kind.name} does not belong on stream 0")
+
+    def _on_welcome(self, payload: bytes) -> None:
+        """LINK-2: the proxy's key signs our nonce and our bundle, so nobody in between can answer for it."""
+        welcome = LinkWelcome.decode(payload)
+        if welcome.v != LINK_VERSION or welcome.proxy != self.proxy or welcome.window < 1:
+            raise self._fault("a WELCOME that contradicts its CHALLENGE")
+        for position, (nonce, bundle) in enumerate(self._hellos):
+            signer = recover(tagged_hash("bombyx welcome v1", nonce, bundle), welcome.signature)
+            if signer in self._keys:
+                del self._hellos[: position + 1]
+                self._window = welcome.window
+                self.welcomed.set()
+                return
+        raise self._fault("a WELCOME nobody known signed for this hello")
+
+    def _on_part(self, number: int, payload: bytes, *, last: bool) -> None:
+        if number in self._refused:
+            if last:
+                self._refused.discard(number)
+            return
+        stream = self._streams.get(number) or self._open(number)
+        key = (id(self), number)
+        try:
+            if not self._uploads.holds(key):
+                self._desk.admit()
+            self._uploads.add(key, payload, WorkerRequest.MAX_SIZE)
+        except (Unavailable, PeerError) as error:
+            self._uploads.drop(key)
+            self._refuse(stream, error, unread=not last)
+            return
+        if last:
+            self._spawn(self._serve(stream, self._uploads.take(key)))
+
+    def _open(self, number: int) -> Stream:
+        if number <= self._highest:
+            raise self._fault(f"stream {number} was used before")
+        if len(self._streams) >= MAX_STREAMS or len(self._refused) >= MAX_STREAMS:
+            raise self._fault(f"more than {MAX_STREAMS} streams at once")
+        self._highest = number
+        self._streams[number] = Stream(number, self._window, self._send)
+        return self._streams[number]
+
+    def _refuse(self, stream: Stream, error: BombyxError, *, unread: bool) -> None:
+        log.info("refused stream %d of %s: %s", stream.number, self.proxy, error.code)
+        stream.refuse(error)
+        self._streams.pop(stream.number, None)
+        if unread:
+            self._refused.add(stream.number)
+
+    def _on_cancel(self, number: int) -> None:
+        self._refused.discard(number)
+        stream = self._streams.get(number)
+        if stream is None:
+            return
+        stream.stop()
+        if self._uploads.drop((id(self), number)):  # cancelled while it was still being sent
+            stream.end()
+            self._streams.pop(number, None)
+
+    async def _serve(self, stream: Stream, request: bytes) -> None:
+        try:  # END or REFUSE below does nothing when the answer has said its own
+            await self._desk.serve(self.proxy, request, stream)
+        finally:
+            if stream.delivered:
+                stream.end()
+            else:
+                stream.refuse(Unavailable("the worker could not finish this request"))
+            self._streams.pop(stream.number, None)
+            self.report_load()
+
+    # --- frames out --------------------------------------------------------------------------------------------------
+
+    def introduce(self) -> None:
+        """HELLO with the keys of now; again after each rotation."""
+        if self._challenge is None:
+            return
+        hello = self._desk.introduce(self._challenge)
+        self._hellos = [*self._hellos[-3:], (hello.nonce, sha256(hello.bundle))]
+        self._send(LinkType.HELLO, 0, hello.encode())
+
+    def report_load(self) -> None:
+        if self.welcomed.is_set():
+            self._send(LinkType.LOAD, 0, self._desk.load().encode())
+
+    def announce_drain(self) -> None:
+        self._send(LinkType.DRAIN, 0, b"")
+
+    def _send(self, kind: LinkType, number: int, payload: bytes) -> None:
+        """Frames of one turn of the event loop leave in one message."""
+        if not self._outbox:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._outbox.append(write_link_frame(kind, number, payload))
+
+    def _flush(self) -> None:
+        if self._outbox:
+            message, self._outbox = b"".join(self._outbox), []
+            self._link.send(message)
+
+    async def close(self) -> None:
+        self._flush()
+        await self._link.drain()
+        await self._link.close()
+
+    async def settled(self) -> None:
+        """Wait until no request of this link runs."""
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+    # --- odds --------------------------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a request ended in %s; this is a fault of the worker", type(error).__name__)
+
+    def _fault(self, message: str) -> MalformedMessage:
+        return MalformedMessage(message, peer=Peer.PROXY, rule="LINK-6")
