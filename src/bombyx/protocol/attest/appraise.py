@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The appraisal: Evidence + Endorsements + policy + now -> AttestationResult, in ten numbered steps (spec ATT-6).
+
+Always: the verifier computes the trust class from the root that verified the chain; an empty policy passes nothing; all ten
+steps stand in the result, and on the `AttestationError` when one fails.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bombyx.errors import MalformedMessage
+from bombyx.protocol.attest import gpu, keyset, tdx
+from bombyx.protocol.attest.claims import BootClaims, Claims, QuoteClaims
+from bombyx.protocol.attest.events import Event, check_events, parse_event_log
+from bombyx.protocol.attest.keyset import RegisteredWorker
+from bombyx.protocol.attest.policy import AppraisalPolicy, ReferenceValue
+from bombyx.protocol.attest.result import AttestationResult
+from bombyx.protocol.attest.roots import TrustClass
+from bombyx.protocol.attest.steps import Found, Refused, Trail
+from bombyx.protocol.primitives import Digest, Instant, sha256
+from bombyx.protocol.wire.evidence import BlockHeader, EvidenceBundle, Keyset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Evidence:
+    """A bundle taken apart."""
+
+    bundle: EvidenceBundle
+    digest: Digest
+    keyset: Keyset
+    quote: tdx.TdxQuote
+    events: tuple[Event, ...]
+    collateral: Any
+
+
+def appraise(
+    bundle: EvidenceBundle | bytes,
+    policy: AppraisalPolicy,
+    *,
+    now: Instant,
+    registered: RegisteredWorker | None = None,
+    beacon: BlockHeader | None = None,
+    endorsements: bytes | None = None,
+) -> AttestationResult:
+    """Appraise `bundle`. Holding the result is proof that it was done; anything else raises `AttestationError`.
+
+    `registered` and `beacon` are what a chain we trust says of the operator and of the block `keyset.beacon`; None when there is
+    none to ask. `endorsements` takes the place of the bundle's own.
+    """
+    trail = Trail()
+    evidence = trail.run(1, _read, bundle, endorsements)
+    chain = trail.run(2, tdx.check_chain, evidence.quote, evidence.collateral, policy, now)
+    endorsed = trail.run(3, tdx.check_endorsements, chain)
+    quoted = trail.run(4, tdx.check_attributes, chain, endorsed)
+    boot = trail.run(5, check_events, evidence.events, dict(quoted.measurements))
+    reference = trail.run(6, _check_reference, evidence, quoted, boot, policy)
+    manifests = trail.run(7, keyset.check_binding, evidence.bundle, evidence.keyset, quoted.report_data, registered, policy)
+    beacon_at = trail.run(8, keyset.check_beacon, evidence.bundle, evidence.keyset, beacon, policy, now)
+    gpus = trail.run(9, _check_gpu, evidence, quoted, reference, policy)
+    until = trail.run(10, keyset.check_window, evidence.keyset, beacon_at, quoted.endorsed_until, now)
+    return AttestationResult(
+        trust_class=_trust_class(quoted, gpus),
+        keyset=evidence.keyset,
+        key_configs=evidence.keyset.ohttp_key_config,
+        manifests=manifests,
+        claims=Claims(quote=quoted, boot=boot, reference_value=reference.name, gpus=gpus),
+        steps=trail.steps,
+        until=until,
+        bundle=evidence.digest,
+    )
+
+
+def _read(bundle: EvidenceBundle | bytes, endorsements: bytes | None) -> Found[_Evidence]:
+    """Step 1: everything parses, within its bounds."""
+    raw = bundle.encode() if isinstance(bundle, EvidenceBundle) else bundle
+    read = bundle if isinstance(bundle, EvidenceBundle) else EvidenceBundle.decode(bundle)
+    if read.technology != tdx.TECHNOLOGY:
+        raise MalformedMessage("evidence of a technology this version does not know", rule="ATT-6.1")
+    vouchers = read.endorsements if endorsements is None else endorsements
+    if not vouchers:
+        raise MalformedMessage("no Endorsements, neither in the bundle nor given", rule="ATT-6.1")
+    keys = Keyset.decode(read.keyset)
+    if (read.v, keys.v) != (1, 1):
+        raise MalformedMessage(f"bundle version {read.v}, keyset version {keys.v}; expected 1", rule="ATT-6.1")
+    evidence = _Evidence(
+        bundle=read,
+        digest=sha256(raw),
+        keyset=keys,
+        quote=tdx.parse_quote(read.quote),
+        events=parse_event_log(read.event_log),
+        collateral=tdx.parse_collateral(vouchers),
+    )
+    return Found(evidence, f"{len(raw)} bytes, quote v{evidence.quote.version}")
+
+
+def _check_reference(
+    evidence: _Evidence, quoted: QuoteClaims, boot: BootClaims, policy: AppraisalPolicy
+) -> Found[ReferenceValue]:
+    """Step 6: a trust class the policy accepts, running an image it names, configured as its compose file says."""
+    if not tdx.accepts(quoted.trust_class, policy):
+        accepted = ", ".join(sorted(policy.trust_classes)) or "none: nothing passes"
+        raise Refused(f"trust class {quoted.trust_class}; the policy accepts {accepted}")
+    if boot.compose_hash is None or sha256(evidence.bundle.compose) != boot.compose_hash:
+        raise Refused("the compose file in the bundle is not the one that was measured")
+    config = quoted.measurement("mr_config_id")
+    if config[:1] == b"\x01" and config[1:33] != boot.compose_hash:
+        raise Refused("mr_config_id is not the compose file's hash")
+    if policy.models is not None and not set(evidence.keyset.models) <= policy.models:
+        raise Refused("a model served is not one the policy names")
+    return _matching(quoted, boot, policy)
+
+
+def _matching(quoted: QuoteClaims, boot: BootClaims, policy: AppraisalPolicy) -> Found[ReferenceValue]:
+    for reference in policy.reference_values:
+        same_code = reference.compose_hash in (None, boot.compose_hash)
+        same_image = all(quoted.measurement(name) == value for name, value in reference.measurements)
+        if reference.trust_class is quoted.trust_class and same_code and same_image:
+            return Found(reference, f"Reference Value {reference.name!r}")
+    if not policy.reference_values:
+        raise Refused("the policy names no Reference Value: nothing passes")
+    raise Refused(f"compose hash {boot.compose_hash} with these measurements is no Reference Value of the policy")
+
+
+def _check_gpu(
+    evidence: _Evidence, quoted: QuoteClaims, reference: ReferenceValue, policy: AppraisalPolicy
+) -> Found[tuple[str, ...]]:
+    """Step 9, and the last word on the trust class."""
+    required = policy.require_gpu or reference.gpu
+    found = gpu.check_gpu(evidence.bundle, evidence.keyset, required=required)
+    if _trust_class(quoted, found.value) not in policy.trust_classes:
+        raise Refused(f"trust class {_trust_class(quoted, found.value)} is not one the policy accepts")
+    return found
+
+
+def _trust_class(quoted: QuoteClaims, gpus: tuple[str, ...]) -> TrustClass:
+    return TrustClass.TDX_GPU if gpus and quoted.trust_class is TrustClass.TDX else quoted.trust_class

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An appraisal policy as a value: whom to trust, in what state, running what (RFC 9334 Appraisal Policy for Evidence).
+
+Always: empty means no. A policy without roots, trust classes, TCB statuses or Reference Values passes nothing.
+`a | b` accepts what either names and keeps the stricter of every limit; Reference Values stay tied to their trust class and TCB
+statuses to their root, so joining a development policy to a production one never loosens the production part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from bombyx.errors import ConfigError
+from bombyx.protocol.attest.roots import INTEL_ROOT, TrustClass, trust_class_of
+from bombyx.protocol.primitives import Digest
+
+MAX_KEYSET_LIFE: Final = 7200  # seconds from its beacon; the protocol's cap, no policy raises it
+CLOCK_SKEW: Final = 60  # seconds a beacon or a start may lie ahead of our clock
+_MEASUREMENT_SIZES: Final = {"mrtd": 48, "rtmr0": 48, "rtmr1": 48, "rtmr2": 48, "rtmr3": 48, "mr_config_id": 48}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustedRoot:
+    """An Endorser's root certificate, and the platform states accepted under it. The trust class follows from the bytes."""
+
+    name: str
+    certificate: bytes  # DER
+    tcb_statuses: frozenset[str] = frozenset({"UpToDate"})
+
+    @property
+    def trust_class(self) -> TrustClass:
+        return trust_class_of(self.certificate)
+
+
+def intel_root(tcb_statuses: frozenset[str] = frozenset({"UpToDate"})) -> TrustedRoot:
+    """Intel's, the only root that gives `tdx`."""
+    return TrustedRoot(name="intel", certificate=INTEL_ROOT, tcb_statuses=tcb_statuses)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceValue:
+    """One known-good image: every value named here must be found in the evidence (RFC 9334 Reference Value)."""
+
+    name: str
+    trust_class: TrustClass  # of the root it counts under: tdx, snp or simulated
+    compose_hash: Digest | None = None
+    measurements: tuple[tuple[str, bytes], ...] = ()  # mrtd, rtmr0 .. rtmr2, ...
+    gpu: bool = False  # this image can open a GPU: GPU evidence is then required
+
+    def __post_init__(self) -> None:
+        if self.compose_hash is None and not self.measurements:
+            raise ConfigError(f"Reference Value {self.name!r} names nothing, so it would match everything", rule="ATT-10")
+        for name, value in self.measurements:
+            if len(value) != _MEASUREMENT_SIZES.get(name, len(value)) or not value:
+                raise ConfigError(f"Reference Value {self.name!r}: {name} has {len(value)} bytes", rule="ATT-10")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppraisalPolicy:
+    """What is accepted. The default is nothing."""
+
+    roots: tuple[TrustedRoot, ...] = ()
+    trust_classes: frozenset[TrustClass] = frozenset()
+    reference_values: tuple[ReferenceValue, ...] = ()
+    models: frozenset[Digest] | None = None  # digests of ModelManifests; None: any model, as the client asks by digest anyway
+    require_gpu: bool = False
+    require_chain: bool = True  # registry and beacon must be confirmed by a chain we trust; offline they are `not checked`
+    max_beacon_age: int = MAX_KEYSET_LIFE  # seconds
+
+    def __or__(self, other: AppraisalPolicy) -> AppraisalPolicy:
+        if not isinstance(other, AppraisalPolicy):
+            return NotImplemented
+        return AppraisalPolicy(
+            roots=_joined(self.roots, other.roots),
+            trust_classes=self.trust_classes | other.trust_classes,
+            reference_values=_joined(self.reference_values, other.reference_values),
+            models=_joined_models(self.models, other.models),
+            require_gpu=self.require_gpu or other.require_gpu,
+            require_chain=self.require_chain or other.require_chain,
+            max_beacon_age=min(self.max_beacon_age, other.max_beacon_age),
+        )
+
+    def offline(self) -> AppraisalPolicy:
+        """The same, for one who has no chain to ask: registry and beacon may stay `not checked`."""
+        return replace(self, require_chain=False)
+
+
+def _joined(one: tuple, other: tuple) -> tuple:  # type: ignore[type-arg]
+    return one + tuple(item for item in other if item not in one)
+
+
+def _joined_models(one: frozenset[Digest] | None, other: frozenset[Digest] | None) -> frozenset[Digest] | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return one | other

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hardware makers' root certificates, pinned, and the trust class each may give.
+
+Always: a root that does not stand here can only ever give `simulated`. A policy cannot promote it: the class is computed
+from the certificate's bytes, so no setting and no peer can present a simulator as hardware (spec ATT, trust classes).
+"""
+
+from __future__ import annotations
+
+import base64
+from enum import StrEnum
+from typing import Final
+
+from bombyx.protocol.primitives import Digest, sha256
+
+
+class TrustClass(StrEnum):
+    """What stands behind an enclave. Computed by the verifier; never stated by the peer."""
+
+    TDX = "tdx"
+    TDX_GPU = "tdx+gpu"
+    SNP = "snp"
+    SIMULATED = "simulated"  # protects from nobody who owns the host
+
+
+# Intel SGX Root CA, valid 2018-05-21 .. 2049-12-31, as published in Intel's Provisioning Certification Service.
+INTEL_ROOT: Final = base64.b64decode(
+    "MIICjzCCAjSgAwIBAgIUImUM1lqdNInzg7SVUr9QGzknBqwwCgYIKoZIzj0EAwIwaDEaMBgGA1UEAwwRSW50ZWwgU0dYIFJvb3QgQ0ExGjAYBgNV"
+    "BAoMEUludGVsIENvcnBvcmF0aW9uMRQwEgYDVQQHDAtTYW50YSBDbGFyYTELMAkGA1UECAwCQ0ExCzAJBgNVBAYTAlVTMB4XDTE4MDUyMTEwNDUx"
+    "MFoXDTQ5MTIzMTIzNTk1OVowaDEaMBgGA1UEAwwRSW50ZWwgU0dYIFJvb3QgQ0ExGjAYBgNVBAoMEUludGVsIENvcnBvcmF0aW9uMRQwEgYDVQQH"
+    "DAtTYW50YSBDbGFyYTELMAkGA1UECAwCQ0ExCzAJBgNVBAYTAlVTMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEC6nEwMDIYZOj/iPWsCzaEKi7"
+    "1OiOSLRFhWGjbnBVJfVnkY4u3IjkDYYL0MxO4mqsyYjlBalTVYxFP2sJBK5zlKOBuzCBuDAfBgNVHSMEGDAWgBQiZQzWWp00ifODtJVSv1AbOScG"
+    "rDBSBgNVHR8ESzBJMEegRaBDhkFodHRwczovL2NlcnRpZmljYXRlcy50cnVzdGVkc2VydmljZXMuaW50ZWwuY29tL0ludGVsU0dYUm9vdENBLmRl"
+    "cjAdBgNVHQ4EFgQUImUM1lqdNInzg7SVUr9QGzknBqwwDgYDVR0PAQH/BAQDAgEGMBIGA1UdEwEB/wQIMAYBAf8CAQEwCgYIKoZIzj0EAwIDSQAw"
+    "RgIhAOW/5QkR+S9CiSDcNoowLuPRLsWGf/Yi7GSX94BgwTwgAiEA4J0lrHoMs+Xo5o/sX6O9QWxHRAvZUGOdRQ7cvqRXaqI="
+)
+
+HARDWARE_ROOTS: Final[dict[Digest, TrustClass]] = {sha256(INTEL_ROOT): TrustClass.TDX}
+
+
+def trust_class_of(root: bytes) -> TrustClass:
+    """The class a chain that ends in this root certificate (DER) may give."""
+    return HARDWARE_ROOTS.get(sha256(root), TrustClass.SIMULATED)
