@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an operator may set, per role; the only reader of environment variables and configuration files.
+
+Order, later wins: the defaults below, a TOML file (one table a role), `BOMBYX_<ROLE>_<NAME>`, command-line options.
+Always: an unknown name, an ill-typed value or one out of bounds is a `ConfigError` that says where it stood.
+`bombyx config show` prints every value and where it came from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Final, TypeVar, get_type_hints
+
+from bombyx.errors import ConfigError
+from bombyx.protocol.primitives import Address
+
+MAX_FILE: Final = 1 << 20  # bytes of a configuration file or a network descriptor
+
+
+def _setting(default: Any, help_text: str, *, least: float | None = None, most: float | None = None) -> Any:
+    return field(default=default, metadata={"help": help_text, "least": least, "most": most})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientConfig:
+    """The client role: the local OpenAI endpoint and what it spends."""
+
+    ROLE: ClassVar[str] = "client"
+    host: str = _setting("127.0.0.1", "address of the local endpoint; a non-loopback one needs --expose")
+    port: int = _setting(10_000, "port of the local endpoint", least=0, most=65_535)
+    k: int = _setting(3, "candidates each request is sealed to", least=1, most=8)
+    single_share_bps: int = _setting(1_000, "share of requests sent at k = 1, in 1/10 000", least=0, most=10_000)
+    shape: str = _setting("constant", "how answers are laid out in size and time: constant, bucket or off")
+    frame_size: int = _setting(1_024, "bytes of one sealed frame", least=256, most=65_536)
+    max_output: int = _setting(1_024, "output tokens when the application names no limit", least=1, most=1_000_000)
+    deadline: float = _setting(120.0, "seconds a request may take", least=1, most=3_600)
+    deposit: int = _setting(5_000_000, "token base units placed in a channel when it is opened", least=1)
+    budget: int = _setting(50_000_000, "token base units this client may commit in all", least=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyConfig:
+    """The proxy role: where it listens and what it takes."""
+
+    ROLE: ClassVar[str] = "proxy"
+    host: str = _setting("127.0.0.1", "address to listen on")
+    port: int = _setting(11_000, "port for clients and workers; 0 takes a free one", least=0, most=65_535)
+    public_url: str = _setting("", "URL others reach this proxy at; empty: made from host and port")
+    commission_bps: int = _setting(500, "commission on workers' prices, in 1/10 000", least=0, most=10_000)
+    max_body: int = _setting(36 << 20, "bytes of one sealed request", least=1_024, most=1 << 30)
+    open_per_channel: int = _setting(32, "requests one channel may have open", least=1, most=10_000)
+    rate_per_channel: float = _setting(50.0, "requests per second one channel may make", least=0.01)
+    float_limit: int = _setting(20_000_000, "token base units placed in each worker's channel", least=1)
+    tls_cert: str = _setting("", "certificate chain (PEM); empty: no TLS here")
+    tls_key: str = _setting("", "its private key (PEM)")
+    expose_views: bool = _setting(False, "serve what this proxy saw of each request (for demonstrations)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """The worker role: which engine it runs and what it asks for."""
+
+    ROLE: ClassVar[str] = "worker"
+    engine: str = _setting("embedded", "`embedded`, or the base URL of an OpenAI-compatible server on loopback")
+    model: str = _setting("", "model name offered; empty: what the engine calls it")
+    model_file: str = _setting("", "GGUF file for the embedded engine; empty: the packaged model")
+    hardware: str = _setting("cpu", "hardware class offered: cpu, gpu, h100")
+    price_input: int = _setting(200_000, "token base units per million input units", least=0)
+    price_cached: int = _setting(20_000, "token base units per million cached input units", least=0)
+    price_output: int = _setting(800_000, "token base units per million output units", least=0)
+    grain: int = _setting(16, "units are rounded up to multiples of this", least=1, most=4_096)
+    capacity: int = _setting(4, "requests at once", least=1, most=4_096)
+    threads: int = _setting(1, "threads of the embedded engine", least=1, most=256)
+    context: int = _setting(2_048, "tokens of context of each request, embedded engine", least=256, most=1_048_576)
+    rotation: float = _setting(3_600.0, "seconds between key rotations", least=1, most=5_400)
+    overlap: float = _setting(600.0, "seconds an old key still opens requests", least=0.1, most=1_800)
+
+
+RoleConfig = ClientConfig | ProxyConfig | WorkerConfig
+C = TypeVar("C", ClientConfig, ProxyConfig, WorkerConfig)
+ROLES: Final[dict[str, type[RoleConfig]]] = {c.ROLE: c for c in (ClientConfig, ProxyConfig, WorkerConfig)}
+
+
+def load(kind: type[C], *, file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> C:
+    """The settings of one role. `overrides` holds command-line options; None in it means "not given"."""
+    return explain(kind, file=file, overrides=overrides)[0]
+
+
+def explain(
+    kind: type[C], *, file: Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> tuple[C, dict[str, str]]:
+    """The settings of one role, and for each name where its value came from."""
+    values: dict[str, Any] = {}
+    origin = dict.fromkeys(_names(kind), "default")
+    for source, given in (
+        (f"file {file}" if file else "", _from_file(kind, file)),
+        ("environment", _from_environment(kind)),
+        ("command line", {k: v for k, v in (overrides or {}).items() if v is not None}),
+    ):
+        for name, value in given.items():
+            values[name] = _checked(kind, name, value, source)
+            origin[name] = source
+    return kind(**values), origin
+
+
+def help_of(kind: type[RoleConfig], name: str) -> str:
+    """The sentence that explains one setting."""
+    return next(str(f.metadata["help"]) for f in dataclasses.fields(kind) if f.name == name)
+
+
+def _names(kind: type[RoleConfig]) -> list[str]:
+    return [f.name for f in dataclasses.fields(kind)]
+
+
+def _from_file(kind: type[RoleConfig], file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        table = tomllib.loads(_read(file)).get(kind.ROLE, {})
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not TOML: {error}") from None
+    if not isinstance(table, dict):
+        raise ConfigError(f"{file}: [{kind.ROLE}] must be a table")
+    return table
+
+
+def _from_environment(kind: type[RoleConfig]) -> dict[str, str]:
+    prefix = f"BOMBYX_{kind.ROLE.upper()}_"
+    return {n: os.environ[prefix + n.upper()] for n in _names(kind) if prefix + n.upper() in os.environ}
+
+
+def _checked(kind: type[RoleConfig], name: str, value: Any, source: str) -> Any:
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    if name not in fields:
+        raise ConfigError(f"{source}: {kind.ROLE} has no setting {name!r}; it has {', '.join(fields)}")
+    wanted = get_type_hints(kind)[name]
+    try:
+        typed = _typed(wanted, value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{source}: {kind.ROLE}.{name} takes a {wanted.__name__}, not {value!r}") from None
+    least, most = fields[name].metadata["least"], fields[name].metadata["most"]
+    if (least is not None and typed < least) or (most is not None and typed > most):
+        raise ConfigError(f"{source}: {kind.ROLE}.{name} = {typed} is outside {least} .. {most or 'any'}")
+    return typed
+
+
+def _typed(wanted: type, value: Any) -> Any:
+    if wanted is bool and isinstance(value, str):
+        return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[value.lower()]
+    if isinstance(value, str) and wanted in (int, float):
+        return wanted(value)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not wanted:
+        raise TypeError
+    return value
+
+
+def _read(file: Path) -> str:
+    try:
+        if file.stat().st_size > MAX_FILE:
+            raise ConfigError(f"{file} is larger than {MAX_FILE} bytes")
+        return file.read_text()
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file} is not UTF-8 text") from None
+
+
+# --- the network a role belongs to -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyAddress:
+    """One proxy of a network: its account on chain and where it answers."""
+
+    address: Address
+    url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkDescriptor:
+    """How to join a network: its chain, its proxies, and the policy its clients appraise evidence with.
+
+    A descriptor is a starting point, not a source of trust: policies are the reader's own choice, and `simulated` is set
+    for a network whose enclaves are simulated.
+    """
+
+    chain_url: str
+    proxies: tuple[ProxyAddress, ...]
+    policy: Path
+    simulated: Path | None  # folder of the simulated platform, for workers that join on this machine
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {
+                "version": 1,
+                "chain": {"url": self.chain_url},
+                "proxies": [{"address": str(p.address), "url": p.url} for p in self.proxies],
+                "policy": str(self.policy),
+                "simulated_platform": str(self.simulated) if self.simulated else None,
+            },
+            indent=2,
+        )
+
+    @classmethod
+    def from_json(cls, text: str, *, where: str = "network descriptor") -> NetworkDescriptor:
+        """Raises `ConfigError` that names the missing or ill-typed part."""
+        try:
+            raw = json.loads(text)
+            if raw["version"] != 1:
+                raise ConfigError(f"{where}: version {raw['version']} is not 1")
+            return cls(
+                chain_url=str(raw["chain"]["url"]),
+                proxies=tuple(
+                    ProxyAddress(address=Address.parse(p["address"]), url=str(p["url"])) for p in raw["proxies"]
+                ),
+                policy=Path(raw["policy"]),
+                simulated=Path(raw["simulated_platform"]) if raw.get("simulated_platform") else None,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(f"{where}: {type(error).__name__}: {error}") from None
+
+    @classmethod
+    def load(cls, file: Path | None = None) -> NetworkDescriptor:
+        """From `file`, or from where a running `bombyx up` left its own."""
+        path = file or default_descriptor_path()
+        if not path.exists():
+            raise ConfigError(f"no network here: {path} does not exist. Start one with `bombyx up`, or name a file")
+        return cls.from_json(_read(path), where=str(path))
+
+
+def state_home() -> Path:
+    """What outlives a process: $BOMBYX_HOME, else $XDG_STATE_HOME/bombyx, else ~/.local/state/bombyx."""
+    if home := os.environ.get("BOMBYX_HOME"):
+        return Path(home)
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "bombyx"
+
+
+def default_descriptor_path() -> Path:
+    """Where `bombyx up` announces the network it runs."""
+    return state_home() / "network.json"
