@@ -22,6 +22,10 @@ from bombyx.protocol.wire.request import SignedVoucher
 from bombyx.protocol.wire.signing import SigningKey
 
 
+NOTHING: Final = Amount(0)
+NEVER: Final = Instant(0)
+
+
 class Phase(IntEnum):
     OPEN = 0
     CLOSING = 1  # we promised a refund or the payer is leaving: finish what runs, take nothing new
@@ -115,11 +119,11 @@ class PayeeChannel:
     config: ChannelConfig
     id: Digest
     phase: Phase = Phase.OPEN
-    ceiling: Amount = Amount(0)
+    ceiling: Amount = NOTHING
     signature: bytes = b""  # of the voucher for `ceiling`
-    charged: Amount = Amount(0)
-    claimed: Amount = Amount(0)
-    owed_since: Instant = Instant(0)  # when the oldest unclaimed charge was made; 0: nothing is owed
+    charged: Amount = NOTHING
+    claimed: Amount = NOTHING
+    owed_since: Instant = NEVER  # when the oldest unclaimed charge was made; 0: nothing is owed
     reserved: Mapping[RequestId, Amount] = field(default_factory=lambda: MappingProxyType({}))
     held: int = 0  # sum of `reserved`
 
@@ -184,7 +188,7 @@ def _without(channel: PayeeChannel, request_id: RequestId) -> PayeeChannel:
 
 def _claim(channel: PayeeChannel, event: ObserveClaim) -> PayeeChannel:
     claimed = max(channel.claimed, event.total)
-    since = event.now if channel.charged > claimed else Instant(0)
+    since = event.now if channel.charged > claimed else NEVER
     return dataclasses.replace(channel, claimed=claimed, owed_since=since)
 
 
@@ -203,15 +207,17 @@ _EFFECTS: Final[Mapping[type, Callable[[PayeeChannel, Any], PayeeChannel]]] = {
 }
 
 
-def check_voucher(voucher: SignedVoucher, config: ChannelConfig, domain: Digest, *, peer: Peer) -> ReceiveVoucher:
-    """The event a genuine voucher makes, or `PaymentError` (PAY-3)."""
-    if voucher.channel != config.channel_id(domain):
+def check_voucher(voucher: SignedVoucher, channel: PayeeChannel, domain: Digest, *, peer: Peer) -> ReceiveVoucher:
+    """The event a genuine voucher makes, or `PaymentError` (PAY-3). One that is held already costs no check."""
+    if voucher.channel != channel.id:
         raise PaymentError("the voucher is for another channel", peer=peer, rule="PAY-3")
     try:
         ceiling = Amount(voucher.ceiling)
     except ValueError:
         raise PaymentError("a voucher's ceiling is a uint128", peer=peer, rule="PAY-3") from None
-    if not signed_by(config.payer_authorizer, voucher_digest(domain, voucher.channel, ceiling), voucher.signature):
+    known = ceiling == channel.ceiling and voucher.signature == channel.signature
+    digest = voucher_digest(domain, channel.id, ceiling)
+    if not known and not signed_by(channel.config.payer_authorizer, digest, voucher.signature):
         raise PaymentError("the voucher is not signed by the channel's payer authorizer", peer=peer, rule="PAY-3")
     return ReceiveVoucher(ceiling=ceiling, signature=voucher.signature)
 
