@@ -8,6 +8,7 @@ WORKERS := 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test test-slow check fmt docs bench lock clean
+.PHONY: check-format check-lint check-types check-imports check-docs
 
 help:
 	@echo "make run        set up what is missing, then start a whole network and ask it one question"
@@ -24,7 +25,7 @@ setup:
 	@sh scripts/setup.sh
 
 run: setup
-	@exec $(BIN)/bombyx up
+	@exec $(BIN)/bombyx up $(ARGS)
 
 test: setup
 	$(TESTS) $(FAST) -n $(WORKERS) --dist loadscope $(ARGS)
@@ -32,19 +33,26 @@ test: setup
 test-slow: setup
 	$(TESTS) -m "slow and not live" $(ARGS)
 
+# Every step runs, so that one look shows all that is wrong; any failure fails the whole.
 check: setup
+	@$(MAKE) --keep-going --no-print-directory check-format check-lint check-types check-imports check-docs
+
+check-format:
 	$(BIN)/ruff format --check .
+check-lint:
 	$(BIN)/ruff check .
+check-types:
 	$(BIN)/mypy
+check-imports:
 	$(BIN)/lint-imports
+check-docs:
 	$(BIN)/python scripts/check_docs.py
 
 fmt: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix-only .
 
-docs: setup
-	$(BIN)/python scripts/check_docs.py
+docs: setup check-docs
 
 bench: setup
 	@for script in bench/[a-z]*.py; do \

@@ -24,7 +24,7 @@ cp scripts/chain-node/package.json scripts/chain-node/package-lock.json "$chain/
 
 run_npm() {
     if command -v npm >/dev/null 2>&1; then
-        npm "$@"
+        npm "$@" --fetch-retries=1
     else
         "$venv/bin/python" -m pip install --quiet --quiet --no-input --disable-pip-version-check --progress-bar off \
             --require-hashes --no-deps -r requirements-node.lock
