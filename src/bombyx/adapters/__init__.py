@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The outside world, one file a port. Foreign exceptions end here: callers see `bombyx.errors` alone."""
+"""The outside world, one file a port (`bombyx.ports`). Foreign exceptions stop here; no adapter knows a role."""

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machine's two clocks, for the `Clock` port. In an enclave both belong to the host: see docs/threat-model."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from bombyx.protocol.primitives import Instant
+
+
+class SystemClock:
+    """`now` may jump; `monotonic` never turns back."""
+
+    __slots__ = ()
+
+    def now(self) -> Instant:
+        return Instant(time.time_ns() // 1_000_000)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
