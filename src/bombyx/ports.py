@@ -283,7 +283,7 @@ class Link(Protocol):
     """One WebSocket between a worker and a proxy, seen from either end: whole messages of link frames.
 
     - `send` must not block the caller's loop; `buffered` tells how many bytes wait (back-pressure is the caller's).
-    - Messages are taken in one of two ways, chosen once: `messages()` for a task, or `attach()` for callbacks (hot paths).
+    - Messages are taken in one of two ways, chosen once: `messages()` for a task, `attach()` for callbacks (hot paths).
     - `messages` must end (not raise) when the other side closes; `on_close` must be called exactly once.
     - Must stop reading from the network when the reader falls behind, rather than grow.
     """
@@ -312,7 +312,7 @@ class Dialer(Protocol):
 
 
 class HttpRequest(Protocol):
-    """One whole request: within limits, unambiguous (RFC 9112 section 6.3), body complete. Header names in lower case."""
+    """One whole request: within limits, unambiguous (RFC 9112 section 6.3). Header names in lower case."""
 
     @property
     def method(self) -> str: ...
