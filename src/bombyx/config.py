@@ -188,8 +188,8 @@ class ProxyAddress:
 class NetworkDescriptor:
     """How to join a network: its chain, its proxies, and the policy its clients appraise evidence with.
 
-    A descriptor is a starting point, not a source of trust: policies are the reader's own choice, and `simulated` is set
-    for a network whose enclaves are simulated.
+    A descriptor is a starting point, not a source of trust: policies are the reader's own choice. `simulated` is set for
+    a network whose enclaves are simulated.
     """
 
     chain_url: str

@@ -55,12 +55,12 @@ async def start_child(
     arguments: Sequence[str],
     *,
     log: Path,
-    timeout: float = 60.0,
+    ready_within: float = 60.0,
     environment: Mapping[str, str] | None = None,
 ) -> Child:
     """Run `python -m bombyx ARGUMENTS` and wait for its announcement.
 
-    Raises `Unavailable` with the end of its log when it stops or stays silent for `timeout` seconds.
+    Raises `Unavailable` with the end of its log when it stops or stays silent for `ready_within` seconds.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as sink:
@@ -78,7 +78,7 @@ async def start_child(
         )
     child = Child(name=name, process=process, log=log)
     try:
-        child.ready = await asyncio.wait_for(_announcement(process), timeout)
+        child.ready = await asyncio.wait_for(_announcement(process), ready_within)
     except BaseException as error:
         await stop_children([child], grace=2.0)
         if isinstance(error, TimeoutError | ValueError):
