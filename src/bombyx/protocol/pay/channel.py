@@ -21,7 +21,6 @@ from bombyx.protocol.wire.channel import ChannelConfig, voucher_digest
 from bombyx.protocol.wire.request import SignedVoucher
 from bombyx.protocol.wire.signing import SigningKey
 
-
 NOTHING: Final = Amount(0)
 NEVER: Final = Instant(0)
 
