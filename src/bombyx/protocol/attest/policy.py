@@ -50,7 +50,9 @@ class ReferenceValue:
 
     def __post_init__(self) -> None:
         if self.compose_hash is None and not self.measurements:
-            raise ConfigError(f"Reference Value {self.name!r} names nothing, so it would match everything", rule="ATT-10")
+            raise ConfigError(
+                f"Reference Value {self.name!r} names nothing, so it would match everything", rule="ATT-10"
+            )
         for name, value in self.measurements:
             if len(value) != _MEASUREMENT_SIZES.get(name, len(value)) or not value:
                 raise ConfigError(f"Reference Value {self.name!r}: {name} has {len(value)} bytes", rule="ATT-10")
@@ -63,9 +65,13 @@ class AppraisalPolicy:
     roots: tuple[TrustedRoot, ...] = ()
     trust_classes: frozenset[TrustClass] = frozenset()
     reference_values: tuple[ReferenceValue, ...] = ()
-    models: frozenset[Digest] | None = None  # digests of ModelManifests; None: any model, as the client asks by digest anyway
+    models: frozenset[Digest] | None = (
+        None  # digests of ModelManifests; None: any model, as the client asks by digest anyway
+    )
     require_gpu: bool = False
-    require_chain: bool = True  # registry and beacon must be confirmed by a chain we trust; offline they are `not checked`
+    require_chain: bool = (
+        True  # registry and beacon must be confirmed by a chain we trust; offline they are `not checked`
+    )
     max_beacon_age: int = MAX_KEYSET_LIFE  # seconds
 
     def __or__(self, other: AppraisalPolicy) -> AppraisalPolicy:
@@ -80,6 +86,10 @@ class AppraisalPolicy:
             require_chain=self.require_chain or other.require_chain,
             max_beacon_age=min(self.max_beacon_age, other.max_beacon_age),
         )
+
+    def may_accept(self, base: TrustClass) -> bool:
+        """Whether evidence of this base class can still end in a class that is accepted (GPU evidence comes later)."""
+        return base in self.trust_classes or (base is TrustClass.TDX and TrustClass.TDX_GPU in self.trust_classes)
 
     def offline(self) -> AppraisalPolicy:
         """The same, for one who has no chain to ask: registry and beacon may stay `not checked`."""

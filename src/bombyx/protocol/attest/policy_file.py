@@ -43,7 +43,9 @@ def policy_from_toml(text: str) -> AppraisalPolicy:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"policy: {error}", rule="ATT-10") from None
     _known(table, _TOP, "policy")
-    models = None if "models" not in table else frozenset(_digest(m, "models") for m in _list(table, "models", "policy"))
+    models = (
+        None if "models" not in table else frozenset(_digest(m, "models") for m in _list(table, "models", "policy"))
+    )
     return AppraisalPolicy(
         roots=tuple(_root(entry) for entry in _tables(table, "root")),
         trust_classes=frozenset(_trust_class(c, "trust_classes") for c in _list(table, "trust_classes", "policy")),
@@ -62,7 +64,7 @@ def _root(entry: dict[str, Any]) -> TrustedRoot:
     return TrustedRoot(
         name=name,
         certificate=INTEL_ROOT if certificate == "intel" else _base64(certificate, f"root {name!r}: certificate"),
-        tcb_statuses=frozenset(_strings(entry, "tcb_statuses", f"root {name!r}")) or frozenset({"UpToDate"}),
+        tcb_statuses=frozenset(_strings({"tcb_statuses": ["UpToDate"], **entry}, "tcb_statuses", f"root {name!r}")),
     )
 
 

@@ -14,6 +14,8 @@ from typing import Any, Final
 
 import dcap_qvl
 import orjson
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from bombyx.errors import MalformedMessage, Peer
 from bombyx.protocol.attest.claims import QuoteClaims
@@ -153,14 +155,18 @@ def _root_of(quote: TdxQuote, policy: AppraisalPolicy) -> TrustedRoot:
     last = _last_certificate(quote)
     for root in policy.roots:
         if root.certificate == last:
-            return root
+            return _acceptable(root, policy)
     raise Refused(f"the chain ends in a root the policy does not name (SHA-256 {sha256(last).hex()[:16]})")
 
 
-def _last_certificate(quote: TdxQuote) -> bytes:
-    from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import Encoding
+def _acceptable(root: TrustedRoot, policy: AppraisalPolicy) -> TrustedRoot:
+    if not policy.may_accept(root.trust_class):
+        accepted = ", ".join(sorted(policy.trust_classes)) or "none: nothing passes"
+        raise Refused(f"root {root.name!r} gives trust class {root.trust_class}; the policy accepts {accepted}")
+    return root
 
+
+def _last_certificate(quote: TdxQuote) -> bytes:
     try:
         chain = x509.load_pem_x509_certificates(bytes(quote.parsed.cert_chain_pem_bytes()).rstrip(b"\0"))
     except (ValueError, TypeError):
@@ -233,11 +239,16 @@ def check_attributes(verified: Verified, claims: QuoteClaims | None) -> Found[Qu
     return Found(claims, f"{claims.format}, debug off")
 
 
+def _format(verified: Verified) -> str:
+    simulated = "simulated " if verified.root.trust_class is TrustClass.SIMULATED else ""
+    return f"{simulated}tdx quote v{verified.quote.version}"
+
+
 def _claims(verified: Verified) -> QuoteClaims:
     body, report = verified.quote.body, verified.report
     return QuoteClaims(
         technology=TECHNOLOGY,
-        format=f"tdx quote v{verified.quote.version}",
+        format=_format(verified),
         root=verified.root.name,
         trust_class=verified.root.trust_class,
         tcb_status=report["tcb"]["status"],
@@ -248,9 +259,3 @@ def _claims(verified: Verified) -> QuoteClaims:
         report_data=body[_REPORT_DATA : _REPORT_DATA + 64],
         endorsed_until=Instant(report["earliest_expiration_date"] * 1000),
     )
-
-
-def accepts(claims_class: TrustClass, policy: AppraisalPolicy) -> bool:
-    """Whether evidence of this base class can still end in a class the policy accepts."""
-    wanted = policy.trust_classes
-    return claims_class in wanted or (claims_class is TrustClass.TDX and TrustClass.TDX_GPU in wanted)
