@@ -157,12 +157,13 @@ def help_of(words: tuple[str, ...]) -> str | None:
 def faults_of(words: tuple[str, ...]) -> Iterator[str]:
     """What is wrong with one `bombyx` command line, by the help of each command and of the last one's options."""
     path: tuple[str, ...] = ()
-    text = help_of(path) or ""
+    text = help_of(path)
+    if text is None:
+        yield "bombyx --help: does not start"
+        return
     for word in words:
-        if not re.fullmatch(r"[a-z][a-z-]*", word):
-            break
-        # click prints "COMMAND [ARGS]" in the usage line of a group only
-        if "COMMAND" not in text.partition("\n\n")[0] and "COMMAND [ARGS]" not in text:
+        # only a group's usage line says COMMAND; what follows a leaf are its arguments
+        if not re.fullmatch(r"[a-z][a-z-]*", word) or "COMMAND [ARGS]" not in text:
             break
         deeper = help_of((*path, word))
         if deeper is None:
