@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A software TDX: real formats, a root of its own, and the trust class `simulated`, always. For development and tests."""
+"""A software TDX for development and tests: real formats, a root of its own, always of trust class `simulated`."""
 
 from bombyx.adapters.simulator.enclave import (
     WORKER_IMAGE,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A simulated enclave: an image started on a simulated platform, with dstack's measurements and event log.
 
-It keeps `ports.EvidenceSource`'s promises, except the one it cannot keep: nothing stops the host from looking inside. It says
-`simulated` wherever it is shown.
+It keeps `ports.EvidenceSource`'s promises, except the one it cannot keep: nothing stops the host from looking inside.
+It says `simulated` wherever it is shown.
 """
 
 from __future__ import annotations
@@ -124,8 +124,8 @@ class SimulatedEnclave:
             compose=self.image.compose,
         )
 
-    async def gpu(self, nonce: bytes) -> bytes | None:  # noqa: ARG002 - a port's method; no simulated image opens a GPU
-        return None
+    async def gpu(self, nonce: bytes) -> bytes | None:
+        return None  # no simulated image opens a GPU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,14 +135,14 @@ class SimulatedEndorsements:
     platform: SimulatedPlatform
     clock: Clock
 
-    async def endorsements(self, quote: bytes) -> bytes:  # noqa: ARG002 - a port's method; there is one platform
+    async def endorsements(self, quote: bytes) -> bytes:
         return self.platform.endorsements(self.clock.now())
 
 
 def development_policy(
     platform: SimulatedPlatform | bytes, images: tuple[SimulatedImage, ...] = (WORKER_IMAGE,)
 ) -> AppraisalPolicy:
-    """A policy that accepts these images on this platform (or under this root certificate), as `simulated` and nothing else."""
+    """Accepts these images on this platform (or under this root certificate), as `simulated` and nothing else."""
     certificate = platform.root_certificate if isinstance(platform, SimulatedPlatform) else platform
     return AppraisalPolicy(
         roots=(TrustedRoot(name="simulator", certificate=certificate),),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The simulator's certification authority: keys from a seed, certificates and revocation lists with dates from arguments.
+"""The simulator's certification authority: keys from a seed, dates from arguments.
 
-Not a secret-keeping authority: whoever has the seed can sign any quote. That is the point of a simulator, and why its root can
-only ever give the trust class `simulated`.
+Not a secret-keeping authority: whoever has the seed can sign any quote. That is the point of a simulator, and why its
+root can only ever give the trust class `simulated`.
 Always: the same seed and dates give the same bytes (RFC 6979 signatures), so that vectors reproduce.
 """
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A simulated TDX machine and its maker: quotes v4 and v5 in Intel's format under a root of its own, with the collateral to match.
+"""A simulated TDX machine and its maker: quotes v4 and v5 in Intel's format, and collateral, under a root of its own.
 
 Not hardware: it protects from nobody who can read the seed, and no verifier calls it anything but `simulated`.
-Always: seed, settings and dates determine every byte. Layouts follow Intel's TDX DCAP Quoting Library API, sections A.3 and A.4.
+Always: seed, settings and dates determine every byte. Layouts: Intel TDX DCAP Quoting Library API, A.3 and A.4.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attestation (RFC 9334): Evidence + Endorsements + policy + now -> AttestationResult. Pure; nothing here fetches (spec ATT)."""
+"""Attestation (RFC 9334): Evidence + Endorsements + policy + now -> AttestationResult. Pure: (spec ATT)."""
 
 from bombyx.protocol.attest.appraise import appraise
 from bombyx.protocol.attest.claims import BootClaims, Claims, QuoteClaims

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The appraisal: Evidence + Endorsements + policy + now -> AttestationResult, in ten numbered steps (spec ATT-6).
 
-Always: the verifier computes the trust class from the root that verified the chain; an empty policy passes nothing; all ten
-steps stand in the result, and on the `AttestationError` when one fails.
+Always: the verifier computes the trust class from the root that verified the chain; an empty policy passes nothing; all
+ten steps stand in the result, and on the `AttestationError` when one fails.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def appraise(
 ) -> AttestationResult:
     """Appraise `bundle`. Holding the result is proof that it was done; anything else raises `AttestationError`.
 
-    `registered` and `beacon` are what a chain we trust says of the operator and of the block `keyset.beacon`; None when there is
-    none to ask. `endorsements` takes the place of the bundle's own.
+    `registered` and `beacon` are what a chain we trust says of the operator and of the block `keyset.beacon`; None when
+    there is none to ask. `endorsements` takes the place of the bundle's own.
     """
     trail = Trail()
     evidence = trail.run(1, _read, bundle, endorsements)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps 7, 8 and 10: the keyset is the one the hardware signed for, the registry knows it, and its time is now (ATT-2, ATT-8).
+"""Steps 7, 8 and 10: the hardware signed for this keyset, the registry knows it, its time is now (ATT-2, ATT-8).
 
 Always: `report_data` covers the keyset's canonical bytes as they travel, so a proxy can change no key, model or date.
 """

@@ -2,8 +2,8 @@
 """An appraisal policy as a value: whom to trust, in what state, running what (RFC 9334 Appraisal Policy for Evidence).
 
 Always: empty means no. A policy without roots, trust classes, TCB statuses or Reference Values passes nothing.
-`a | b` accepts what either names and keeps the stricter of every limit; Reference Values stay tied to their trust class and TCB
-statuses to their root, so joining a development policy to a production one never loosens the production part.
+`a | b` accepts what either names and keeps the stricter of every limit; Reference Values stay tied to their trust class
+and TCB statuses to their root, so joining a development policy to a production one never loosens the production part.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MEASUREMENT_SIZES: Final = {"mrtd": 48, "rtmr0": 48, "rtmr1": 48, "rtmr2": 48, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustedRoot:
-    """An Endorser's root certificate, and the platform states accepted under it. The trust class follows from the bytes."""
+    """An Endorser's root certificate and the platform states accepted under it. The trust class follows from the bytes."""
 
     name: str
     certificate: bytes  # DER

@@ -126,7 +126,8 @@ def _known(table: dict[str, Any], names: set[str], where: str) -> None:
 
 def _typed(table: dict[str, Any], key: str, kind: type, default: Any, where: str) -> Any:
     value = table.get(key, default)
-    if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value < 0)):
+    wrong = not isinstance(value, kind) or (kind is int and isinstance(value, bool))
+    if wrong or (isinstance(value, int) and value < 0):
         raise ConfigError(f"{where}: {key} must be a {kind.__name__}", rule="ATT-10")
     return value
 

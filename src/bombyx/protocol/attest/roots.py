@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The hardware makers' root certificates, pinned, and the trust class each may give.
 
-Always: a root that does not stand here can only ever give `simulated`. A policy cannot promote it: the class is computed
-from the certificate's bytes, so no setting and no peer can present a simulator as hardware (spec ATT, trust classes).
+Always: a root that does not stand here can only ever give `simulated`. A policy cannot promote it: the class is
+computed from the certificate's bytes, so no setting and no peer can present a simulator as hardware (spec ATT, trust classes).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Intel TDX quotes, versions 4 and 5: bytes and the Endorser's collateral in, `QuoteClaims` out (steps 1 to 4).
 
-The signatures, certificates, revocation lists and TCB levels are checked by dcap-qvl under the root the policy names: Intel's in
-production, a simulator's in development, the same code. Not here: what to think of the measurements.
+The signatures, certificates, revocation lists and TCB levels are checked by dcap-qvl under the root the policy names:
+Intel's in production, a simulator's in development, the same code. Not here: what to think of the measurements.
 Always: only bytes under the quote's signature become claims; the library's error texts are read, never repeated.
 """
 
@@ -129,7 +129,7 @@ class Stopped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """The chain holds under `root`, whichever state the platform is in; or the library `stopped` after the root was chosen."""
+    """The chain holds under `root`, whatever the platform's state; or the library `stopped` somewhere."""
 
     quote: TdxQuote
     root: TrustedRoot
