@@ -159,12 +159,19 @@ class PayerChannel:
             mac=mac(session.key, self.id, session.counter, meta_hash, body_hash, cap),
         )
 
-    def authorize_strict(self, request_id: RequestId, *, cap: int, signer: SigningKey) -> Payment:
-        """Strict mode: a voucher for exactly agreed + cap, with nothing else open (PAY-14)."""
-        if any(name != request_id for name in self._open):
+    def authorize_strict(
+        self, request_id: RequestId, *, cap: int, signer: SigningKey, charged_total: int | None = None
+    ) -> Payment:
+        """Strict mode: a voucher for exactly charged + cap, with nothing else in flight (PAY-14).
+
+        `charged_total`: the payee's own account, when a cut answer left it above what we agreed to; checked first.
+        """
+        if any(name != request_id for name in self.in_flight):
             raise LocalError("in strict mode one request is in flight at a time", rule="PAY-14")
+        charged = self.agreed if charged_total is None else charged_total
+        self.check_account(charged)
         self._reserve(request_id, cap)
-        voucher = sign_voucher(self.id, self.agreed + cap, self.domain, self._authorizer(signer))
+        voucher = sign_voucher(self.id, charged + cap, self.domain, self._authorizer(signer))
         if voucher.ceiling > self.ceiling:
             self._voucher = voucher
             self._save()
