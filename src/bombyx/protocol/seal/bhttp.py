@@ -157,11 +157,11 @@ def decode_response(data: bytes) -> Response:
 
 def _read_message(cursor: _Cursor, *, indeterminate: bool) -> tuple[Fields, bytes, Fields]:
     # RFC 9292 section 3.8: sections that are empty and last may be left out whole.
-    headers = cursor.fields(indeterminate) if cursor.more else ()
-    if not cursor.more:
+    headers = cursor.fields(indeterminate) if cursor.more() else ()
+    if not cursor.more():
         return headers, b"", ()
     content = cursor.chunks() if indeterminate else cursor.block(MAX_CONTENT)
-    trailers = cursor.fields(indeterminate) if cursor.more else ()
+    trailers = cursor.fields(indeterminate) if cursor.more() else ()
     cursor.only_padding()
     return headers, content, trailers
 
@@ -175,7 +175,6 @@ class _Cursor:
         self._data = data
         self._at = 0
 
-    @property
     def more(self) -> bool:
         return self._at < len(self._data)
 
@@ -221,7 +220,7 @@ def parse_fields(section: bytes) -> Fields:
     """The field lines of a known-length section."""
     cursor = _Cursor(section)
     lines: list[tuple[bytes, bytes]] = []
-    while cursor.more:
+    while cursor.more():
         lines.append((cursor.block(MAX_FIELD_SECTION), cursor.block(MAX_FIELD_SECTION)))
         check_lines(lines)
     return tuple(lines)

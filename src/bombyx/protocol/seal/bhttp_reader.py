@@ -29,6 +29,7 @@ from bombyx.protocol.seal.bhttp import (
 from bombyx.protocol.seal.fields import Fields
 from bombyx.protocol.wire.varint import MAX_VARINT, read_varint
 
+_NO_CHUNK_YET: Final = -1
 MAX_HEAD: Final = MAX_FIELD_SECTION + 64
 
 
@@ -93,10 +94,25 @@ class BhttpResponseReader:
         if len(self._buffer) > MAX_HEAD:
             raise malformed(f"a field section of more than {MAX_FIELD_SECTION} bytes")
 
-    def finish(self) -> None:
-        """The stream has ended. Raises `StreamTruncated` unless the response has, too."""
-        if not self.finished:
+    def finish(self) -> tuple[BhttpEvent, ...]:
+        """The stream has ended: events the sender left implicit, since empty last sections need not be written.
+
+        Raises `StreamTruncated` when the stream ended anywhere else.
+        """
+        if self.finished:
+            return ()
+        between = not self._buffer and not self._lines
+        head = Head(status=self._status, headers=())
+        missing: dict[_At, tuple[BhttpEvent, ...]] = {
+            _At.HEADERS: (head, Trailers(fields=())) if self._status >= 200 else (),
+            _At.CONTENT: (Trailers(fields=()),) if self._left == _NO_CHUNK_YET else (),
+            _At.TRAILERS: (Trailers(fields=()),),
+        }
+        events = missing.get(self._at, ())
+        if not between or not events:
             raise StreamTruncated(f"the answer stopped in its {self._at.value}", peer=Peer.WORKER, rule="SEAL-12")
+        self._at = _At.PADDING
+        return events
 
     def _step(self) -> BhttpEvent | None:
         match self._at:
@@ -150,7 +166,7 @@ class BhttpResponseReader:
             self._at = _At.STATUS
             return None
         self._at = _At.CONTENT
-        self._left = -1  # no chunk begun
+        self._left = _NO_CHUNK_YET
         return Head(status=self._status, headers=fields)
 
     def _read_content(self) -> Body | None:

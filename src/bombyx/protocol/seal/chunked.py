@@ -82,7 +82,12 @@ class ChunkOpener:
         opener._counter, opener._peer, opener.finished = 0, peer, False
         return opener
 
-    def open(self, ciphertext: bytes, *, final: bool) -> bytes:
+    @property
+    def opened(self) -> int:
+        """Frames opened so far."""
+        return self._counter
+
+    def open(self, ciphertext: bytes | memoryview, *, final: bool) -> bytes:
         """The plaintext of the next frame. Raises `SealError` for any other bytes than those sealed at this place."""
         if self.finished:
             raise SealError("a frame after the final one", peer=self._peer, rule="SEAL-7")
@@ -162,11 +167,11 @@ def open_whole(opener: ChunkOpener, sealed: bytes, *, peer: Peer = Peer.UNKNOWN)
             raise _too_long(length)
         if start + length > len(view):
             raise StreamTruncated("the stream stopped inside a frame", peer=peer, rule="SEAL-7")
-        chunks.append(opener.open(view[start : start + length], final=False))  # type: ignore[arg-type]
+        chunks.append(opener.open(view[start : start + length], final=False))
         position = start + length
     if len(view) - start < TAG_SIZE:
         raise StreamTruncated("the stream stopped inside its final frame", peer=peer, rule="SEAL-7")
-    chunks.append(opener.open(view[start:], final=True))  # type: ignore[arg-type]
+    chunks.append(opener.open(view[start:], final=True))
     return b"".join(chunks)
 
 

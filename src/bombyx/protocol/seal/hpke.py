@@ -55,14 +55,18 @@ class Kem(IntEnum):
         return _X25519 if self is Kem.X25519 else _MLKEM_CIPHERTEXT + _X25519
 
 
-class Randomness(Protocol):
-    """What sealing asks of chance. Must be cryptographically secure.
+class ByteSource(Protocol):
+    """Fresh random bytes. Must be cryptographically secure; the `Entropy` port is one."""
+
+    def bytes(self, size: int) -> builtins.bytes: ...
+
+
+class Randomness(ByteSource, Protocol):
+    """What sealing asks of chance.
 
     - `mlkem768_encapsulate` gives (shared secret, ciphertext); it is a port because the library's takes no randomness
       from outside. It must raise ValueError for a malformed key.
     """
-
-    def bytes(self, size: int) -> builtins.bytes: ...
 
     def mlkem768_encapsulate(self, public_key: builtins.bytes) -> tuple[builtins.bytes, builtins.bytes]: ...
 
@@ -90,7 +94,7 @@ class PrivateKey:
         return cls(kem=kem, public_bytes=public, _x25519=key, _mlkem=mlkem)
 
     @classmethod
-    def generate(cls, kem: Kem, randomness: Randomness) -> PrivateKey:
+    def generate(cls, kem: Kem, randomness: ByteSource) -> PrivateKey:
         return cls.from_seed(kem, randomness.bytes(SEED_SIZE))
 
     def decapsulate(self, enc: bytes) -> bytes:

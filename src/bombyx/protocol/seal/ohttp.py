@@ -25,6 +25,7 @@ from bombyx.protocol.seal.hpke import (
     KEY_SIZE,
     NONCE_SIZE,
     TAG_SIZE,
+    ByteSource,
     Context,
     Kem,
     PrivateKey,
@@ -78,7 +79,7 @@ class GatewayKey:
     private_key: PrivateKey = field(repr=False)
 
     @classmethod
-    def generate(cls, key_id: int, kem: Kem, randomness: Randomness) -> GatewayKey:
+    def generate(cls, key_id: int, kem: Kem, randomness: ByteSource) -> GatewayKey:
         private = PrivateKey.generate(kem, randomness)
         return cls(
             config=KeyConfig(key_id=key_id, kem=kem, public_key=private.public_bytes),
@@ -150,12 +151,15 @@ def encapsulate_request(
 def decapsulate_request(
     keys: Iterable[GatewayKey], data: bytes, *, label: bytes = REQUEST_LABEL
 ) -> tuple[bytes, Encapsulation, GatewayKey]:
-    """(plaintext, encapsulation, the key that opened it). Raises `KeyConfigError` for a key not held, `SealError`
-    otherwise.
+    """(plaintext, encapsulation, the key that opened it). Raises `KeyConfigError` when it was
+    sealed to another key.
     """
     key, header, enc, rest = split_request(keys, data)
     context = setup_recipient(key.private_key, enc, label + b"\x00" + header)
-    return context.open(b"", rest), Encapsulation(enc=enc, context=context), key
+    try:
+        return context.open(b"", rest), Encapsulation(enc=enc, context=context), key
+    except SealError:
+        raise not_ours(header[0]) from None
 
 
 def split_request(keys: Iterable[GatewayKey], data: bytes) -> tuple[GatewayKey, bytes, bytes, bytes]:
@@ -169,7 +173,12 @@ def split_request(keys: Iterable[GatewayKey], data: bytes) -> tuple[GatewayKey, 
             if len(data) < end:
                 raise MalformedMessage("an Encapsulated Request ends inside its key", rule="SEAL-3")
             return key, header, data[HEADER_SIZE:end], data[end:]
-    raise KeyConfigError(f"no key {header[0]} is held here (any more)", peer=Peer.CLIENT, rule="SEAL-10")
+    raise not_ours(header[0])
+
+
+def not_ours(key_id: int) -> KeyConfigError:
+    """Key ids have one byte: an unknown id and a capsule that does not open say the same, another key was meant."""
+    return KeyConfigError(f"not sealed to key {key_id} as it is held here now", peer=Peer.CLIENT, rule="SEAL-10")
 
 
 def encapsulate_response(to: Encapsulation, plaintext: bytes, response_nonce: bytes) -> bytes:

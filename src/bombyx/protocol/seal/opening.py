@@ -20,7 +20,7 @@ from bombyx.protocol.seal.chunked import REQUEST_LABEL, ChunkOpener, open_whole
 from bombyx.protocol.seal.envelope import WRAP_LABEL, WRAPPED_SIZE, ResponseKeys, check_layout, request_hash
 from bombyx.protocol.seal.fields import META_FIELD, NOT_AFTER_FIELD
 from bombyx.protocol.seal.hpke import KEY_SIZE, NONCE_SIZE, setup_recipient
-from bombyx.protocol.seal.ohttp import Encapsulation, GatewayKey, decapsulate_request, split_request
+from bombyx.protocol.seal.ohttp import Encapsulation, GatewayKey, decapsulate_request, not_ours, split_request
 from bombyx.protocol.seal.replay import ReplayGuard
 from bombyx.protocol.wire.request import Meta
 
@@ -100,7 +100,13 @@ def open_plain(
     key, header, enc, frames = split_request(gateway_keys, body)
     candidate = key.config.candidate_id()
     context = setup_recipient(key.private_key, enc, REQUEST_LABEL + b"\x00" + header)
-    inner = open_whole(ChunkOpener.under(context, peer=Peer.CLIENT), frames, peer=Peer.CLIENT)
+    opener = ChunkOpener.under(context, peer=Peer.CLIENT)
+    try:
+        inner = open_whole(opener, frames, peer=Peer.CLIENT)
+    except SealError:
+        if opener.opened == 0:
+            raise not_ours(header[0]) from None
+        raise
     fresh = replays.first_time(candidate, enc)
     headers = dict(http.decode_request(inner).headers)
     _check_meta_hash(_hex(headers.get(META_FIELD)), meta_bytes)

@@ -23,7 +23,7 @@ from bombyx.errors import MalformedMessage
 from bombyx.protocol.primitives import Digest, sha256
 
 MAX_MESSAGE = 1 << 20  # bytes; the largest message (an Evidence bundle with endorsements) is about 60 kB
-MAX_ITEMS = 4096  # elements of one list; a bundle's event log has about 40
+MAX_ITEMS = 1 << 18  # elements of one list; output ids of a long answer. What bounds memory is MAX_SIZE, a byte an item
 
 Converter = Callable[[Any], Any]
 
