@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One request's life, as a table: offered .. settled. And the one door from an appraisal to a key (spec SES-1 .. SES-4).
+"""One request's life, as a table: offered .. settled. And the one door from an appraisal to a key (spec SES).
 
-The table is the client's view; a proxy's and a worker's are parts of it. What a stage does not allow is refused, so money
-is never agreed twice and nothing is sealed to a key that was not appraised.
+The table is the client's view; a proxy's and a worker's are parts of it. What a stage does not allow is refused, so
+money is never agreed twice and nothing is sealed to a key that was not appraised.
 
-Always: SETTLED, REFUSED and FROZEN are ends; only an ANSWERED request is settled; a TRUNCATED one is settled at its last
-checkpoint; a request that was SENT may be sent again (same id, same bytes), a request that ANSWERED never.
+Always: SETTLED, REFUSED and FROZEN are ends; only an ANSWERED request is settled; a TRUNCATED one is settled at its
+last checkpoint; a request that was SENT may be sent again (same id, same bytes), one that is ANSWERING never.
 """
 
 from __future__ import annotations

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command tree, and the one place where an error becomes words and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version as installed_version
+
+import typer
+from rich.console import Console
+
+from bombyx.cli.chat import app as chat_app
+from bombyx.cli.doctor import doctor
+from bombyx.cli.keys import app as keys_app
+from bombyx.cli.receipts import app as receipts_app
+from bombyx.cli.roles import client, devnet, proxy, worker
+from bombyx.cli.settings import app as config_app
+from bombyx.cli.up import up
+from bombyx.cli.verify import verify
+from bombyx.errors import BombyxError, LocalError
+
+app = typer.Typer(
+    name="bombyx",
+    help="Private, verified, paid AI inference: run a network, join one, or use one as an OpenAI endpoint.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(up)
+app.command()(client)
+app.command()(proxy)
+app.command()(worker)
+app.command()(devnet)
+app.command()(verify)
+app.command()(doctor)
+app.add_typer(chat_app)
+app.add_typer(receipts_app, name="receipts")
+app.add_typer(keys_app, name="keys")
+app.add_typer(config_app, name="config")
+
+
+@app.command()
+def version() -> None:
+    """Print the version of bombyx."""
+    typer.echo(installed_version("bombyx"))
+
+
+def main() -> None:
+    """Entry point of the `bombyx` command."""
+    try:
+        app()
+    except BombyxError as error:
+        fault = error.as_dict()["fault"]
+        Console(stderr=True, highlight=False).print(f"bombyx: {error} (fault: {fault})", markup=False)
+        sys.exit(2 if isinstance(error, LocalError) else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
