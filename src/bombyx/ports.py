@@ -212,6 +212,8 @@ class EngineChunk:
 
     data: bytes = field(repr=False)
     ids: tuple[tuple[int, tuple[int, ...]], ...] = field(default=(), repr=False)
+    input: int | None = None  # tokens of input, where the engine tells before its end: checkpoints bill them
+    cached_input: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
