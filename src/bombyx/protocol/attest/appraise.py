@@ -60,7 +60,7 @@ def appraise(
         7, keyset.check_binding, evidence.bundle, evidence.keyset, quoted.report_data, registered, policy
     )
     beacon_at = trail.run(8, keyset.check_beacon, evidence.bundle, evidence.keyset, beacon, policy, now)
-    gpus = trail.run(9, _check_gpu, evidence, quoted, reference, policy)
+    gpus = trail.run(9, _check_gpu, evidence, quoted, reference, policy, now)
     until = trail.run(10, keyset.check_window, evidence.keyset, beacon_at, quoted.endorsed_until, now)
     return AttestationResult(
         trust_class=_trust_class(quoted, gpus),
@@ -123,11 +123,11 @@ def _matching(quoted: QuoteClaims, boot: BootClaims, policy: AppraisalPolicy) ->
 
 
 def _check_gpu(
-    evidence: _Evidence, quoted: QuoteClaims, reference: ReferenceValue, policy: AppraisalPolicy
+    evidence: _Evidence, quoted: QuoteClaims, reference: ReferenceValue, policy: AppraisalPolicy, now: Instant
 ) -> Found[tuple[str, ...]]:
     """Step 9, and the last word on the trust class."""
     required = policy.require_gpu or reference.gpu
-    found = gpu.check_gpu(evidence.bundle, evidence.keyset, required=required)
+    found = gpu.check_gpu(evidence.bundle, evidence.keyset, required=required, now=now)
     if _trust_class(quoted, found.value) not in policy.trust_classes:
         raise Refused(f"trust class {_trust_class(quoted, found.value)} is not one the policy accepts")
     return found

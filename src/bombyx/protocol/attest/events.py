@@ -2,7 +2,7 @@
 """Step 5: the event log (dstack's JSON form of a TCG log) and its replay to RTMR0-3.
 
 Always: what is read from the log is what was hashed into a register. Claims come from RTMR3's runtime events alone,
-whose digests are recomputed from name and payload; any other event's digest says nothing of its name, which is not read.
+whose digests are recomputed from name and payload; another event's digest says nothing of its name, which is not read.
 A name that counts may occur once. (ATT-6.5; TCG digests V1 and V2.)
 """
 

@@ -22,7 +22,7 @@ _MEASUREMENT_SIZES: Final = {"mrtd": 48, "rtmr0": 48, "rtmr1": 48, "rtmr2": 48, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustedRoot:
-    """An Endorser's root certificate and the platform states accepted under it. The trust class follows from the bytes."""
+    """An Endorser's root certificate and the platform states accepted under it. Its bytes decide the trust class."""
 
     name: str
     certificate: bytes  # DER

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Endorsements from files (`ports.EndorsementSource`): one fixed file, or a cache in a directory over another source.
+
+Always: bytes come out as the Endorser signed them; what is past its date, unreadable or absent is `Unavailable`, never a
+stale default. Not here: any check of signatures; the appraisal does that each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import os
+from pathlib import Path
+from typing import Final
+
+import dcap_qvl
+import orjson
+
+from bombyx.errors import Unavailable
+from bombyx.ports import Clock, EndorsementSource
+from bombyx.protocol.primitives import Instant, sha256
+
+MAX_FILE: Final = 262_144  # bytes; Intel's collateral is 19 kB
+
+
+class FileEndorsements:
+    """One file, e.g. exported for offline use."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._path, self._clock = path, clock
+
+    async def endorsements(self, quote: bytes) -> bytes:
+        found = await asyncio.to_thread(_read, self._path)
+        if found is None:
+            raise Unavailable(f"no Endorsements in {self._path}", rule="ATT-11")
+        if expires(found) <= self._clock.now():
+            raise Unavailable(f"the Endorsements in {self._path} have expired", rule="ATT-11")
+        return found
+
+
+class CachedEndorsements:
+    """Asks `source` once per kind of platform; keeps the answer until `margin` seconds before it expires."""
+
+    def __init__(self, source: EndorsementSource, directory: Path, clock: Clock, *, margin: float = 3600) -> None:
+        self._source, self._directory, self._clock, self._margin = source, directory, clock, margin
+
+    async def endorsements(self, quote: bytes) -> bytes:
+        path = self._directory / f"{platform_of(quote)}.json"
+        cached = await asyncio.to_thread(_read, path)
+        if cached is not None and expires(cached) > self._clock.now().plus(seconds=self._margin):
+            return cached
+        fresh = await self._source.endorsements(quote)
+        await asyncio.to_thread(_write, path, fresh)
+        return fresh
+
+
+def platform_of(quote: bytes) -> str:
+    """A file name for the platform a quote comes from: its Endorsements serve every quote of that platform."""
+    try:
+        parsed = dcap_qvl.parse_quote(quote)
+        root = sha256(bytes(parsed.cert_chain_pem_bytes()).rstrip(b"\0").rpartition(b"-----BEGIN")[2])
+        return f"{parsed.quote_type()}-{parsed.fmspc()}-{parsed.ca()}-{root.hex()[:16]}".lower()
+    except ValueError:
+        raise Unavailable("no Endorsements for a quote that cannot be parsed", rule="ATT-11") from None
+
+
+def expires(endorsements: bytes) -> Instant:
+    """The earlier nextUpdate of TCB info and QE identity; the epoch when there is none to read."""
+    try:
+        fields = orjson.loads(endorsements)
+        dates = [orjson.loads(fields[part])["nextUpdate"] for part in ("tcb_info", "qe_identity")]
+        return Instant.from_seconds(min(dt.datetime.fromisoformat(date).timestamp() for date in dates))
+    except (ValueError, KeyError, TypeError):
+        return Instant(0)
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        with path.open("rb") as file:
+            found = file.read(MAX_FILE + 1)
+    except OSError:
+        return None
+    return found if len(found) <= MAX_FILE else None
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whole or not at all. A cache that cannot be written is no reason to fail."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError:
+        return
