@@ -18,7 +18,7 @@ from bombyx.protocol.wire.signing import SigningKey
 
 
 class MemoryStore:
-    """`ports.Store` in a dictionary. It survives as long as the object does: hand it to a role's next life in a test."""
+    """`ports.Store` in a dictionary. It lives as long as the object does: hand it to a role's next life in a test."""
 
     def __init__(self) -> None:
         self._tables: dict[str, dict[bytes, bytes]] = {}
@@ -39,7 +39,7 @@ class MemoryStore:
 
     async def scan(self, table: str, *, prefix: bytes = b"", limit: int | None = None) -> list[tuple[bytes, bytes]]:
         self._check_open()
-        rows = sorted((key, value) for key, value in self._tables.get(table, {}).items() if key.startswith(prefix))
+        rows = sorted(row for row in self._tables.get(table, {}).items() if row[0].startswith(prefix))
         return rows if limit is None else rows[:limit]
 
     async def close(self) -> None:

@@ -78,8 +78,10 @@ class SqliteStore:
         most = -1 if limit is None else limit
         end = _after(prefix)
         if end is None:
-            return await self._query(_SCAN_UP, (table, prefix, most))
-        return await self._query(_SCAN, (table, prefix, end, most))
+            found = await self._query(_SCAN_UP, (table, prefix, most))
+        else:
+            found = await self._query(_SCAN, (table, prefix, end, most))
+        return [(key, value) for key, value in found]
 
     async def close(self) -> None:
         """Finish what was asked for, then let go of the file. Idempotent."""
