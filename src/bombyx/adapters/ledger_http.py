@@ -33,7 +33,6 @@ from bombyx.protocol.wire.evidence import BlockHeader
 from bombyx.protocol.wire.signing import SigningKey, recover
 
 MAX_CALL: Final = 1 << 20  # bytes
-MAX_ANSWER: Final = 8 << 20  # bytes
 TIMEOUT: Final = 10.0  # seconds for one call
 KEPT_CALLS: Final = 10_000  # answers kept for calls that are sent again
 Read = Callable[[MemoryChain, j.Json], Any]
@@ -243,7 +242,7 @@ class HttpLedger:
         if self._http is None:
             self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT))
         async with self._http.post(f"{self.url}/call", json=call) as response:
-            body = await response.content.read(MAX_ANSWER)
+            body = await response.read()
         answer = j.reading(lambda: dict(json.loads(body)))
         if response.status == 200:
             return answer.get("result")
