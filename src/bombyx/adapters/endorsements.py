@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Endorsements from files (`ports.EndorsementSource`): one fixed file, or a cache in a directory over another source.
 
-Always: bytes come out as the Endorser signed them; what is past its date, unreadable or absent is `Unavailable`, never a
-stale default. Not here: any check of signatures; the appraisal does that each time.
+Always: bytes come out as the Endorser signed them; what is past its date, unreadable or absent is `Unavailable`, never
+a stale default. Not here: any check of signatures; the appraisal does that each time.
 """
 
 from __future__ import annotations

@@ -115,7 +115,9 @@ def _reference_lines(value: ReferenceValue) -> list[str]:
 
 
 def _quoted(value: str | list[Any]) -> str:
-    return json.dumps(value if isinstance(value, str) else [str(item) for item in value])
+    """JSON's strings are TOML's, but for surrogate pairs and DEL."""
+    plain = value if isinstance(value, str) else [str(item) for item in value]
+    return json.dumps(plain, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _known(table: dict[str, Any], names: set[str], where: str) -> None:

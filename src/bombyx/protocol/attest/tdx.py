@@ -182,7 +182,17 @@ def _verify(quote: TdxQuote, collateral: Any, root: TrustedRoot, now: Instant) -
         )
         return Verified(quote=quote, root=root, report=orjson.loads(claims.to_json()))
     except ValueError as error:
-        return Verified(quote=quote, root=root, report={}, stopped=_stopped(str(error)))
+        stopped = _stopped(str(error) + _cause(quote, collateral, root, now))
+        return Verified(quote=quote, root=root, report={}, stopped=stopped)
+
+
+def _cause(quote: TdxQuote, collateral: Any, root: TrustedRoot, now: Instant) -> str:
+    """The same refusal in the library's older call, which tells the cause as well."""
+    try:
+        dcap_qvl.verify_with_root_ca(quote.raw, collateral, root.certificate, now.seconds)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 _STOPS: Final = (  # (what the library's text holds, step, what we say)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Foreign bytes into every parser: a value, or a typed refusal; never another exception, never a pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bombyx.adapters.endorsements import expires
+from bombyx.errors import AttestationError, MalformedMessage, Unavailable
+from bombyx.protocol.attest import appraise
+from bombyx.protocol.attest.events import parse_event_log, write_event_log
+from bombyx.protocol.attest.gpu import parse_gpu_evidence
+from bombyx.protocol.attest.tdx import parse_collateral, parse_quote
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+EVENTS = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "imr": st.integers(-1, 5) | JSON,
+            "event_type": st.sampled_from([0x0800_0001, 4, -1]) | JSON,
+            "digest": st.text("0123456789abcdefxyz ", max_size=100) | JSON,
+            "event": st.sampled_from(["compose-hash", "app-id", "a:b", "\udc00"]) | JSON,
+            "event_payload": st.text("0123456789abcdef", max_size=100) | JSON,
+            "version": st.integers(-1, 4) | JSON,
+        },
+    ),
+    max_size=6,
+)
+PARSERS = [parse_quote, parse_collateral, parse_event_log, parse_gpu_evidence]
+
+
+@pytest.mark.parametrize("parse", PARSERS, ids=lambda parse: parse.__name__)
+@given(raw=st.binary(max_size=2000))
+def test_any_bytes(parse: Any, raw: bytes) -> None:
+    """ATT-6.1."""
+    try:
+        parse(raw)
+    except MalformedMessage:
+        pass
+
+
+@pytest.mark.parametrize("parse", PARSERS, ids=lambda parse: parse.__name__)
+@given(document=JSON)
+def test_any_json(parse: Any, document: Any) -> None:
+    """ATT-6.1."""
+    try:
+        parse(orjson.dumps(document))
+    except (MalformedMessage, orjson.JSONEncodeError):
+        pass
+
+
+@pytest.mark.parametrize("parse", PARSERS, ids=lambda parse: parse.__name__)
+@pytest.mark.parametrize("raw", [b"[" * 200_000, b"\x00" * 600_000, b'{"evidence_list":' + b"[" * 5000], ids=len)
+def test_deep_or_large(parse: Any, raw: bytes) -> None:
+    """ATT-6.1: bounded before anything is decoded."""
+    with pytest.raises(MalformedMessage):
+        parse(raw)
+
+
+@given(EVENTS)
+def test_events_that_parse_are_written_back_alike(entries: list[dict[str, Any]]) -> None:
+    """ATT-6.5: nothing read from a log is lost or invented."""
+    try:
+        events = parse_event_log(orjson.dumps(entries))
+    except (MalformedMessage, orjson.JSONEncodeError):
+        return
+    again = parse_event_log(write_event_log(events))
+    assert [event.measured() for event in again] == [event.measured() for event in events]
+
+
+@given(raw=st.binary(max_size=300) | JSON.map(lambda value: repr(value).encode()))
+def test_dates_of_any_endorsements(raw: bytes) -> None:
+    """ATT-11: an unreadable date is a past one."""
+    try:
+        assert expires(raw) >= 0
+    except Unavailable:
+        pass
+
+
+@given(data=st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+def test_no_single_changed_byte_of_a_bundle_passes(scene: Any, data: st.DataObject) -> None:
+    """ATT-6: everything in a bundle is signed, hashed, or compared; the two lists below are the only exceptions."""
+    bundle = scene.make_bundle()
+    raw = bundle.encode()
+    position = data.draw(st.integers(0, len(raw) - 1))
+    altered = bytearray(raw)
+    altered[position] ^= data.draw(st.integers(1, 255))
+    try:
+        result = appraise(bytes(altered), scene.policy, now=scene.now, registered=scene.registered, beacon=scene.beacon)
+    except AttestationError:
+        return
+    assert _where(bundle, raw, position) in ("event log", "unread collateral")
+    assert result.keyset == scene.make_keyset()  # spelling changed; nothing that counts did
+
+
+def _where(bundle: Any, raw: bytes, position: int) -> str:
+    """Two places hold bytes nothing depends on: how JSON is written, and an issuer chain verifiers take from the quote."""
+    log, collateral = raw.index(bundle.event_log), raw.index(bundle.endorsements)
+    if log <= position < log + len(bundle.event_log):
+        return "event log"
+    if collateral <= position < collateral + len(bundle.endorsements):
+        return "unread collateral"
+    return "elsewhere"
