@@ -21,7 +21,9 @@ from bombyx.errors import ConfigError, MalformedMessage
 from bombyx.protocol.primitives import Digest
 from bombyx.protocol.wire.tokens import MAX_TOKENS, TokenTable
 
-MAX_METADATA: Final = 128 * 1024 * 1024  # bytes read of a file; SmolLM2's metadata has 1.7 MB, a 262 000 token model's 15 MB
+MAX_METADATA: Final = (
+    128 * 1024 * 1024
+)  # bytes read of a file; SmolLM2's metadata has 1.7 MB, a 262 000 token model's 15 MB
 MAX_PAIRS: Final = 4096  # key-value pairs; real files have 20 to 60
 MAX_TENSORS: Final = 65_536
 MAX_STRING: Final = 1 << 20  # bytes; chat templates have up to 20 kB
@@ -35,7 +37,8 @@ _ARRAY: Final = 9
 # general.file_type of llama.cpp
 _FILE_TYPES: Final = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
-    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 25: "IQ4_NL", 30: "IQ4_XS", 32: "BF16",
+    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 25: "IQ4_NL",
+    30: "IQ4_XS", 32: "BF16",
 }  # fmt: skip
 # tokenizer.ggml.token_type
 _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model's token table: turns output ids into the bytes they stand for. It is NOT a tokenizer and never makes ids.
 
-A client that holds the table named by the model manifest checks that the text it got is the text of the ids it pays for.
+A client that holds the table named by the model manifest checks that the text it got is that of the ids it pays for.
 Which relations between text and ids are honest (RCT-6):
 
     equal             the text is exactly the bytes of the ids; special tokens (end of turn) stand for no bytes
