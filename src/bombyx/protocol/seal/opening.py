@@ -109,7 +109,9 @@ def open_plain(
         raise
     fresh = replays.first_time(candidate, enc)
     headers = dict(http.decode_request(inner).headers)
-    _check_meta_hash(_hex(headers.get(META_FIELD)), meta_bytes)
+    if META_FIELD not in headers:
+        raise SealError("a request not bound to any Meta", peer=Peer.CLIENT, rule="SEAL-9")
+    _check_meta_hash(_hex(headers[META_FIELD]), meta_bytes)
     meta = _decode_meta(meta_bytes, candidate)
     not_after = _instant(_decimal(headers.get(NOT_AFTER_FIELD)))
     _check_bounds(meta, not_after, proxy, now)
@@ -158,14 +160,14 @@ def _instant(milliseconds: int) -> Instant:
         raise MalformedMessage("not_after is no instant", peer=Peer.CLIENT, rule="SEAL-5") from None
 
 
-def _hex(value: bytes | None) -> bytes:
+def _hex(value: bytes) -> bytes:
     try:
-        return bytes.fromhex((value or b"").decode("ascii"))
+        return bytes.fromhex(value.decode("ascii"))
     except ValueError:
         return b""
 
 
 def _decimal(value: bytes | None) -> int:
     if value is None or not value.isdigit() or len(value) > 18:
-        raise MalformedMessage("bombyx-not-after is no instant", peer=Peer.CLIENT, rule="SEAL-5")
+        raise MalformedMessage("bombyx-not-after is no instant", peer=Peer.CLIENT, rule="SEAL-9")
     return int(value)
