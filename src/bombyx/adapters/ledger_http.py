@@ -2,9 +2,9 @@
 """A `MemoryLedger` served over loopback HTTP, and the client for it: one chain for the processes of one machine.
 
 It is a development stand-in and nothing else: the faucet gives to anybody, nothing is stored, and the server binds to
-loopback addresses alone. What a contract would ask of `msg.sender` is asked here too: a call that changes state is signed
-by its sender over method, parameters and a fresh call id. A call id is carried out once; sent again, it gives the first
-answer, so a client may repeat a call whose answer was lost.
+loopback addresses alone. What a contract would ask of `msg.sender` is asked here too: a call that changes state is
+signed by its sender over method, parameters and a fresh call id. A call id is carried out once; sent again, it gives
+the first answer, so a client may repeat a call whose answer was lost.
 
     POST /call  {"method", "params": "<JSON text>", "id": "<16 bytes hex>", "signature": "<65 bytes hex>" or ""}
     200 {"result"} | 4xx {"code", "message", "rule"}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ledger's values as JSON, for `ledger_http.py`: bytes in hex, messages by their canonical bytes, amounts as strings.
+"""The ledger's values as JSON, for `ledger_http.py`: bytes in hex, messages by their canonical bytes.
 
-Amounts are strings because JSON numbers end at 2^53 for many readers. Reading raises `MalformedMessage`.
+Amounts are decimal strings, because JSON numbers end at 2^53 for many readers. Reading raises `MalformedMessage`.
 """
 
 from __future__ import annotations

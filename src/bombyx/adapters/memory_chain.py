@@ -2,8 +2,9 @@
 """The rules of a settlement contract and a registry, in memory: what stands in for a chain until one is configured.
 
 It is NOT a chain: nothing survives the process and nobody but its owner keeps it honest; `LedgerInfo.kind` says
-"memory". The checks are those of x402 batch-settlement, on the same digests, so that what passes here passes there. Senders
-are given by address: whoever calls has checked them. Blocks come every second of the injected clock, linked by hash.
+"memory". The checks are those of x402 batch-settlement, on the same digests, so that what passes here passes there.
+Senders are given by address: whoever calls has checked them. Blocks come every second of the injected clock, linked by
+hash.
 
 Always: minted = sum of balances + sum over channels of (balance - claimed); a claim moves nothing twice; a refused call
 changes nothing.

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The payee's book: its channels, their sessions, and the rows to write before acting (spec PAY-2 .. PAY-11, PAY-14 .. PAY-17).
+"""The payee's book: channels, sessions, and the rows to write before acting (spec PAY-2 .. PAY-11, PAY-14 .. PAY-17).
 
-A proxy keeps one for its clients, a worker's enclave one for its proxies. Deterministic: no I/O, no clock. After every call,
-`take_rows()` gives what must be durable before the caller acts on the call's answer (forwards a request, ends an answer).
+A proxy keeps one for its clients, a worker's enclave one for its proxies. Deterministic: no I/O, no clock. After every
+call, `take_rows()` gives what must be durable before the caller acts on the call's answer (forwards a request, ends an
+answer); rows must reach the store in the order they were taken.
 
-Always: what was accepted is backed by a voucher we hold and a deposit we saw; a call that raises changes nothing but the
-session counter it used up; settling twice changes nothing; reading the rows back gives the same book without its sessions.
+Always: what was accepted is backed by a voucher we hold and a deposit we saw; a call that raises changes nothing but
+the session counter it used up; settling twice changes nothing; reading the rows back gives the same book without its
+sessions.
 """
 
 from __future__ import annotations
@@ -35,10 +37,11 @@ from bombyx.protocol.pay.channel import (
 from bombyx.protocol.pay.view import ChannelView, Claim
 from bombyx.protocol.primitives import Address, Amount, Digest, Instant, RequestId, Secret
 from bombyx.protocol.wire.channel import ChannelConfig, refund_digest
-from bombyx.protocol.wire.request import Payment, SignedVoucher
+from bombyx.protocol.wire.request import Payment, SignedGrant, SignedVoucher
 from bombyx.protocol.wire.signing import SigningKey
 
 NO_SESSION: Final = "PAY-11"  # the rule of the refusal that asks a payer to present a fresh grant
+MAX_SESSIONS: Final = 2  # the newest, and the one before it whose requests may still be under way
 MAX_KEYS: Final = 256  # session keys one channel may use within their lives
 MAX_IN_FLIGHT: Final = 256  # requests one channel may have open
 _STATE: Final = struct.Struct(">B16s16s16sQ")
@@ -93,7 +96,7 @@ class PayeeBook:
         self._payer = payer
         self._journal = r.Journal()
         self._channels: dict[Digest, PayeeChannel] = {}
-        self._sessions: dict[Digest, grants.Session] = {}
+        self._sessions: dict[Digest, tuple[grants.Session, ...]] = {}  # newest first
         self._finished: dict[Digest, r.Finished] = {}
         self._keys: dict[Digest, dict[Digest, Instant]] = {}
 
@@ -144,8 +147,7 @@ class PayeeBook:
 
     def wants_key(self, payment: Payment) -> bool:
         """Whether `payment` brings a grant whose sealed key the caller must open and pass to `accept`."""
-        session = self._sessions.get(payment.channel)
-        return payment.grant is not None and (session is None or session.key_hash != payment.grant.key_hash)
+        return payment.grant is not None and self._session_of(payment.channel, payment.grant.key_hash) is None
 
     def accept(
         self,
@@ -202,31 +204,48 @@ class PayeeBook:
         key: Secret | None,
     ) -> None:
         """Check the MAC, then use up the counter: a request refused further down cannot be replayed later (PAY-10)."""
-        session = self._session(channel, payment, now, key)
-        expected = grants.mac(session.key, channel.id, payment.counter & (2**64 - 1), meta_hash, body_hash, payment.cap)
-        if not hmac.compare_digest(expected, payment.mac):
-            raise PaymentError("the MAC does not fit the request", peer=self._payer, rule="PAY-10")
-        admitted = session.admit(payment.counter, peer=self._payer)
-        if payment.grant is not None and session is not self._sessions.get(channel.id):
-            self._remember_key(channel.id, session, now)
-        self._sessions[channel.id] = admitted
+        for session in self._candidates(channel, payment, now, key):
+            counter = payment.counter & (2**64 - 1)
+            expected = grants.mac(session.key, channel.id, counter, meta_hash, body_hash, payment.cap)
+            if hmac.compare_digest(expected, payment.mac):
+                self._keep(channel.id, session.admit(payment.counter, peer=self._payer), now)
+                return
+        raise PaymentError("the MAC does not fit the request", peer=self._payer, rule="PAY-10")
 
-    def _session(self, channel: PayeeChannel, payment: Payment, now: Instant, key: Secret | None) -> grants.Session:
-        session = self._sessions.get(channel.id)
-        if payment.grant is not None and (session is None or session.key_hash != payment.grant.key_hash):
-            return self._new_session(channel, payment, now, key)
-        if session is None or session.not_after <= now:
+    def _candidates(
+        self, channel: PayeeChannel, payment: Payment, now: Instant, key: Secret | None
+    ) -> tuple[grants.Session, ...]:
+        if payment.grant is not None:
+            known = self._session_of(channel.id, payment.grant.key_hash)
+            return (known or self._new_session(channel, payment.grant, now, key),)
+        alive = tuple(session for session in self._sessions.get(channel.id, ()) if now < session.not_after)
+        if not alive:
             raise PaymentError("no session is open on this channel: present a grant", peer=self._payer, rule=NO_SESSION)
-        return session
+        return alive
 
-    def _new_session(self, channel: PayeeChannel, payment: Payment, now: Instant, key: Secret | None) -> grants.Session:
-        grant = payment.grant
-        if grant is None or key is None:
+    def _session_of(self, channel: Digest, name: Digest) -> grants.Session | None:
+        return next((one for one in self._sessions.get(channel, ()) if one.key_hash == name), None)
+
+    def _new_session(
+        self, channel: PayeeChannel, grant: SignedGrant, now: Instant, key: Secret | None
+    ) -> grants.Session:
+        if key is None:
             raise PaymentError("the grant's sealed key cannot be opened", peer=self._payer, rule=NO_SESSION)
         if grant.key_hash in self._keys[channel.id]:
-            raise PaymentError("a session key opens one session: present a fresh grant", rule=NO_SESSION)
+            raise PaymentError(
+                "a session key opens one session: present a fresh grant", peer=self._payer, rule=NO_SESSION
+            )
         grants.check_grant(grant, channel.config, self.domain, key, now=now, peer=self._payer)
         return grants.Session(key=key, key_hash=grant.key_hash, not_after=grant.not_after)
+
+    def _keep(self, channel: Digest, session: grants.Session, now: Instant) -> None:
+        if session.key_hash not in self._keys[channel]:
+            self._remember_key(channel, session, now)
+        held = self._sessions.get(channel, ())
+        if any(one.key_hash == session.key_hash for one in held):
+            self._sessions[channel] = tuple(session if one.key_hash == session.key_hash else one for one in held)
+        else:
+            self._sessions[channel] = (session, *held[: MAX_SESSIONS - 1])
 
     def _remember_key(self, channel: Digest, session: grants.Session, now: Instant) -> None:
         keys = self._keys[channel]
@@ -294,7 +313,7 @@ class PayeeBook:
             self._replace(before, step(before, ActionRelease(request_id=request_id)))
 
     def in_flight(self) -> tuple[Reservation, ...]:
-        """Every open reservation. After a restart: what was cut, to be settled by the last receipt at hand, or released."""
+        """Every open reservation. After a restart: what was cut, to settle by its last receipt, or to release."""
         return tuple(
             Reservation(channel=channel.id, request_id=request_id, cap=cap)
             for channel in self._channels.values()
@@ -363,7 +382,7 @@ class PayeeBook:
     # --- rows ---
 
     def take_rows(self) -> tuple[r.Row, ...]:
-        """Rows changed since the last call. They must be durable before the caller acts on what changed them (PAY-17)."""
+        """Rows changed since the last call; durable before the caller acts on what changed them (PAY-17)."""
         return self._journal.take()
 
     @classmethod

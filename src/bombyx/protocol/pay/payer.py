@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The payer's side of one channel: ceilings within a budget, agreed charges, and the freeze (spec PAY-18 .. PAY-22).
 
-A client keeps one for its proxy, a proxy one for each worker operator. Deterministic: no I/O, no clock. After every call,
-`take_rows()` gives what must be durable before the caller acts on the call's answer (sends a payment).
+A client keeps one for its proxy, a proxy one for each worker operator. Deterministic: no I/O, no clock. After every
+call, `take_rows()` gives what must be durable before the caller acts on the call's answer (sends a payment).
 
-Always: signed ceiling <= min(budget, deposit - withdrawal) when it was signed; agreed only grows by charges whose receipt the
-caller checked, each at most its request's cap, one final per request; once frozen nothing is signed again. The most that can be
-lost is `worst_loss`: what was signed and not agreed to.
+Always: signed ceiling <= min(budget, deposit - withdrawal) when it was signed; agreed only grows by charges whose
+receipt the caller checked, each at most its request's cap, one final per request; once frozen nothing is signed again.
+The most that can be lost is `worst_loss`: what was signed and not agreed to.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from bombyx.protocol.wire.channel import ChannelConfig
 from bombyx.protocol.wire.request import Payment, SignedGrant, SignedVoucher
 from bombyx.protocol.wire.signing import SigningKey
 
-_STATE: Final = struct.Struct(">16s16s32s")
+_STATE: Final = struct.Struct(">16s16s16s32s")
 _OPEN: Final = struct.Struct(">16s16s")
 RENEW_BEFORE: Final = 60  # seconds before a session's end at which a new one is due
 
@@ -48,6 +48,8 @@ class _Open:
     cap: int
     agreed: int = 0  # the charge of the last checkpoint we hold
     left: bool = False  # we stopped listening: a final may exist that we never saw
+    ceiling: int = 0  # of the voucher that went with it
+    grant: Digest | None = None  # key hash of the grant that went with it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,7 @@ class PayerChannel:
         self.policy = policy
         self.id = config.channel_id(domain)
         self.agreed = Amount(0)
+        self.disputed = 0  # booked by the payee for answers that were cut: within their caps, without a receipt
         self.frozen: str | None = None
         self.evidence: Digest | None = None
         self._payee = payee
@@ -89,8 +92,8 @@ class PayerChannel:
 
     @property
     def open_amount(self) -> int:
-        """What requests that are not final may still cost."""
-        return sum(entry.cap - entry.agreed for entry in self._open.values())
+        """What requests that are not final may still cost, and what the payee booked without a receipt."""
+        return self.disputed + sum(entry.cap - entry.agreed for entry in self._open.values())
 
     @property
     def worst_loss(self) -> int:
@@ -149,12 +152,17 @@ class PayerChannel:
         session = self._session = dataclasses.replace(session, counter=session.counter + 1)
         if session.counter > MAX_COUNTER:
             raise LocalError("the session has run out of counters", rule="PAY-10")
+        grant = None if session.confirmed else session.grant
+        sent = dataclasses.replace(
+            self._open[request_id], ceiling=self.ceiling, grant=grant.key_hash if grant else None
+        )
+        self._open[request_id] = sent
         return Payment(
             v=1,
             channel=self.id,
             cap=cap,
             voucher=self._voucher if self.ceiling > self._confirmed else None,
-            grant=None if session.confirmed else session.grant,
+            grant=grant,
             counter=session.counter,
             mac=mac(session.key, self.id, session.counter, meta_hash, body_hash, cap),
         )
@@ -215,17 +223,20 @@ class PayerChannel:
         return self._voucher
 
     def confirm(self, payment: Payment) -> None:
-        """The payee served under `payment`: it holds that voucher and that grant."""
-        if payment.voucher is not None:
-            self._confirmed = max(self._confirmed, payment.voucher.ceiling)
+        """The payee answered under `payment`: it holds that voucher and grant. An agreed charge says the same."""
+        grant = payment.grant.key_hash if payment.grant else None
+        self._confirm(payment.voucher.ceiling if payment.voucher else 0, grant)
+
+    def _confirm(self, ceiling: int, grant: Digest | None) -> None:
+        self._confirmed = max(self._confirmed, ceiling)
         session = self._session
-        if payment.grant is not None and session is not None and payment.grant.key_hash == session.grant.key_hash:
+        if session is not None and not session.confirmed and grant == session.grant.key_hash:
             self._session = dataclasses.replace(session, confirmed=True)
 
     # --- ends ---
 
     def agree(self, request_id: RequestId, charge: int) -> Amount:
-        """Agree to the charge of a final receipt the caller has checked. Again with the same charge: nothing changes."""
+        """Agree to the charge of a final receipt the caller has checked. The same again changes nothing."""
         done = self._finished.get(request_id)
         if done is not None:
             if done != charge:
@@ -271,6 +282,7 @@ class PayerChannel:
                 peer=self._payee,
                 rule="PAY-20",
             )
+        self._confirm(entry.ceiling, entry.grant)
         return entry
 
     # --- trust ---
@@ -281,6 +293,21 @@ class PayerChannel:
         if charged_total > most:
             self.freeze(f"the payee booked {charged_total}, at most {most} was agreed or open", evidence=evidence)
             raise PaymentError(str(self.frozen), peer=self._payee, rule="PAY-21", proof=evidence)
+
+    def reconcile(self, charged_total: int, *, in_flight: int) -> None:
+        """Close the books on cut answers: the payee's account shows `charged_total` and nothing in flight.
+
+        What it booked beyond agreed stays disputed: it was within the caps we signed, so it is counted as spent, and
+        never agreed to. The rest of those caps is free again; charging it later freezes the channel.
+        """
+        self.check_account(charged_total)
+        if in_flight or self.in_flight:
+            return
+        self.disputed = max(self.disputed, charged_total - self.agreed)
+        for request_id in list(self._open):
+            del self._open[request_id]
+            self._journal.put(r.RESERVED, self.id, None, request_id)
+        self._save()
 
     def freeze(self, reason: str, *, evidence: Digest | None = None) -> None:
         """Sign nothing on this channel ever again. The first reason stays; withdraw what is left."""
@@ -312,8 +339,9 @@ class PayerChannel:
     ) -> PayerChannel:
         channel = cls(ChannelConfig.decode(kinds[r.CONFIG][0][1]), domain, policy, payee=payee)
         state = kinds[r.STATE][0][1]
-        agreed, ceiling, evidence = _STATE.unpack_from(state)
+        agreed, disputed, ceiling, evidence = _STATE.unpack_from(state)
         channel.agreed = Amount(int.from_bytes(agreed))
+        channel.disputed = int.from_bytes(disputed)
         channel.evidence = Digest(evidence) if any(evidence) else None
         size = state[_STATE.size]
         signature, reason = state[_STATE.size + 1 :][:size], state[_STATE.size + 1 + size :]
@@ -334,6 +362,7 @@ class PayerChannel:
 
     def _save(self) -> None:
         signature = self._voucher.signature if self._voucher else b""
-        numbers = _STATE.pack(self.agreed.to_bytes(16), self.ceiling.to_bytes(16), self.evidence or bytes(32))
+        amounts = (self.agreed, self.disputed, self.ceiling)
+        numbers = _STATE.pack(*(amount.to_bytes(16) for amount in amounts), self.evidence or bytes(32))
         reason = (self.frozen or "").encode()
         self._journal.put(r.STATE, self.id, numbers + bytes([len(signature)]) + signature + reason)

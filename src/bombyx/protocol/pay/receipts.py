@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one receipt must say before anybody pays for it, and what two receipts may not say at once (spec RCT-1 .. RCT-5, 8 .. 10).
+"""What one receipt must say before anybody pays for it, and what two may not say at once (spec RCT-1 .. RCT-5, 8 .. 10).
 
-Proxy and client run the same checks on the same bytes; `trail.py` adds the order of an answer's receipts, `usage.py` what only
-the client can see. Not here: whether an answer is good (the validators' part).
+Proxy and client run the same checks on the same bytes; `trail.py` adds the order of an answer's receipts, `usage.py`
+what only the client can see. Not here: whether an answer is good (the validators' part).
 
-Always: a receipt that passes costs exactly price x units, at most the cap, for exactly the frames at hand; whatever does
-not pass is the worker's fault, and its error carries the signed receipt as proof.
+Always: a receipt that passes costs exactly price x units, at most the cap, for exactly the frames at hand; whatever
+does not pass is the worker's fault, and its error carries the signed receipt as proof.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a payee's and a payer's state looks in a store: keys and values of fixed layout (spec PAY-17).
 
-Rows are small and separate, so that a request writes 17 to 180 bytes, not a whole book. Reading the rows back in any order gives
-the same state; that is what makes a crash harmless. Keys: one letter, channel id, then what the letter needs.
+Rows are small and separate, so that a request writes some hundred bytes, not a whole book. Reading the rows back in
+any order gives the same state; that is what makes a crash harmless. Keys: one letter, channel id, then a name.
 
     k  channel            canonical ChannelConfig, written once
     c  channel            the channel's numbers and its highest voucher

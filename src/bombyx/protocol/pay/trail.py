@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One answer's receipts in their order (spec RCT-3, RCT-7, RCT-8). Both proxy and client keep one for each open request.
+"""One answer's receipts in their order (spec RCT-3, RCT-7, RCT-8). Proxy and client keep one for each open request.
 
-Cheap per frame: the caller's hash chain is one SHA-256, this file only remembers it. A receipt may trail its frame by up
-to 256 frames (signing happens beside the stream), never precede it.
+Cheap per frame: the caller's hash chain is one SHA-256, this file only remembers it. A receipt may trail its frame by
+up to 256 frames (signing happens beside the stream), never precede it.
 
 Always: frames, units, charge and seq never fall from one receipt to the next; each names its predecessor; one final,
 nothing after it. `charge` is what may be agreed to: that of the last receipt whose frames are at hand.
