@@ -20,7 +20,7 @@ from bombyx.protocol.attest import (
 from bombyx.protocol.primitives import Digest
 
 DIGESTS = st.binary(min_size=32, max_size=32).map(Digest)
-NAMES = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), min_size=1, max_size=20)
+NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 ROOTS = st.one_of(
     st.builds(intel_root),
     st.builds(TrustedRoot, name=NAMES, certificate=st.binary(min_size=1), tcb_statuses=st.frozensets(NAMES)),

@@ -17,7 +17,9 @@ from bombyx.protocol.primitives import Digest
 
 MAX_KEYSET_LIFE: Final = 7200  # seconds from its beacon; the protocol's cap, no policy raises it
 CLOCK_SKEW: Final = 60  # seconds a beacon or a start may lie ahead of our clock
-_MEASUREMENT_SIZES: Final = {"mrtd": 48, "rtmr0": 48, "rtmr1": 48, "rtmr2": 48, "rtmr3": 48, "mr_config_id": 48}
+_MEASUREMENT_SIZES: Final = dict.fromkeys(
+    ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "mr_config_id", "mr_owner", "mr_owner_config"), 48
+)  # bytes of SHA-384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +56,12 @@ class ReferenceValue:
                 f"Reference Value {self.name!r} names nothing, so it would match everything", rule="ATT-10"
             )
         for name, value in self.measurements:
-            if len(value) != _MEASUREMENT_SIZES.get(name, len(value)) or not value:
-                raise ConfigError(f"Reference Value {self.name!r}: {name} has {len(value)} bytes", rule="ATT-10")
+            if _MEASUREMENT_SIZES.get(name) != len(value):
+                known = ", ".join(_MEASUREMENT_SIZES)
+                raise ConfigError(
+                    f"Reference Value {self.name!r}: {name} has {len(value)} bytes; known, of 48 bytes each: {known}",
+                    rule="ATT-10",
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -85,11 +85,21 @@ def parse_quote(raw: bytes) -> TdxQuote:
     signature_end = end + 4 + int.from_bytes(raw[end : end + 4], "little")
     if signature_end > len(raw) or any(raw[signature_end:]):  # devices pad with zeros
         raise MalformedMessage("the quote's length is not what it says", rule="ATT-6.1")
+    if _certification_types(raw[end + 4 : signature_end]) != (6, 5):  # QE report, PCK chain; the library does not look
+        raise MalformedMessage("the quote is not certified by a PCK certificate chain", rule="ATT-6.1")
     try:
         parsed = dcap_qvl.parse_quote(raw)
     except ValueError:
         raise MalformedMessage("the quote cannot be parsed", rule="ATT-6.1") from None
     return TdxQuote(raw=raw, version=version, body=raw[start:end], parsed=parsed)
+
+
+def _certification_types(auth: bytes) -> tuple[int, int]:
+    """Types of the outer certification data and of the one nested in it (Intel's quote format, A.3.9 to A.3.11)."""
+    outer = int.from_bytes(auth[128:130], "little")
+    nested = 134 + 384 + 64  # past the outer header, the quoting enclave's report and its signature
+    nested += 2 + int.from_bytes(auth[nested : nested + 2], "little")
+    return outer, int.from_bytes(auth[nested : nested + 2], "little")
 
 
 def _body_of(raw: bytes, version: int) -> tuple[int, int]:
