@@ -127,3 +127,19 @@ def test_a_captured_quote_is_refused_without_intels_root(capture: Capture) -> No
     """ATT-10."""
     with pytest.raises(AttestationError, match="nothing passes"):
         check_chain(parse_quote(capture.quote), parse_collateral(capture.collateral), AppraisalPolicy(), capture.now)
+
+
+def test_captured_gpu_certificates_with_one_changed_byte_are_refused(capture: Capture) -> None:
+    """ATT-9: forty places over the chain; line breaks of the PEM aside."""
+    document = orjson.loads(capture.gpu_evidence)
+    document["evidence_list"] = document["evidence_list"][:1]
+    entry = document["evidence_list"][0]
+    chain = base64.b64decode(entry["certificate"])
+    for position in range(5, len(chain), len(chain) // 40):
+        if chain[position : position + 1].isspace():
+            continue
+        altered = bytearray(chain)
+        altered[position] ^= 1
+        entry["certificate"] = base64.b64encode(bytes(altered)).decode()
+        with pytest.raises((AttestationError, MalformedMessage)):
+            verify_gpu_evidence(orjson.dumps(document), nonce=capture.nonce, root=NVIDIA_ROOT, now=capture.now)

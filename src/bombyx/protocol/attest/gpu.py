@@ -111,7 +111,7 @@ def _bytes(entry: Any, field: str) -> bytes:
 def _chain(pem: bytes) -> tuple[x509.Certificate, ...]:
     try:
         chain = tuple(x509.load_pem_x509_certificates(pem))
-    except ValueError:
+    except (ValueError, TypeError, x509.InvalidVersion):
         raise _malformed("unreadable certificate chain") from None
     if not 2 <= len(chain) <= MAX_CHAIN:
         raise _malformed(f"a chain of {len(chain)} certificates")
@@ -167,11 +167,12 @@ def _check_chain(chain: tuple[x509.Certificate, ...], root: bytes, now: Instant)
     if chain[-1].public_bytes(Encoding.DER) != root:
         raise Refused("a GPU's certificate chain does not end in NVIDIA's root")
     moment = dt.datetime.fromtimestamp(now.seconds, tz=dt.UTC)
-    for certificate, issuer in zip(chain, (*chain[1:], chain[-1]), strict=True):
+    downwards = chain[::-1]  # so that nothing is read from a certificate whose issuer was not verified
+    for certificate, issuer in zip(downwards, (downwards[0], *downwards), strict=False):
         try:
             certificate.verify_directly_issued_by(issuer)
             may_issue = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-        except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError, x509.ExtensionNotFound):
+        except (InvalidSignature, UnsupportedAlgorithm, x509.ExtensionNotFound, ValueError, TypeError):
             raise Refused("a GPU's certificate is not issued by the one above it") from None
         if not may_issue:
             raise Refused("a GPU's certificate is issued by one that may not issue")

@@ -8,14 +8,13 @@ Always: only bytes under the quote's signature become claims; the library's erro
 
 from __future__ import annotations
 
+import base64
 import struct
 from dataclasses import dataclass
 from typing import Any, Final
 
 import dcap_qvl
 import orjson
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from bombyx.errors import MalformedMessage, Peer
 from bombyx.protocol.attest.claims import QuoteClaims
@@ -177,11 +176,13 @@ def _acceptable(root: TrustedRoot, policy: AppraisalPolicy) -> TrustedRoot:
 
 
 def _last_certificate(quote: TdxQuote) -> bytes:
+    """In DER, unread: it is only compared."""
+    pem = bytes(quote.parsed.cert_chain_pem_bytes() or b"")
+    last = pem.rpartition(b"-----BEGIN CERTIFICATE-----")[2].partition(b"-----END CERTIFICATE-----")[0]
     try:
-        chain = x509.load_pem_x509_certificates(bytes(quote.parsed.cert_chain_pem_bytes()).rstrip(b"\0"))
-    except (ValueError, TypeError):
+        return base64.b64decode(b"".join(last.split()), validate=True)
+    except ValueError:
         raise Refused("the quote carries no readable certificate chain") from None
-    return chain[-1].public_bytes(Encoding.DER)
 
 
 def _verify(quote: TdxQuote, collateral: Any, root: TrustedRoot, now: Instant) -> Verified:
