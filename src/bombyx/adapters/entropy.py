@@ -7,6 +7,7 @@ ML-KEM encapsulation sits here because the library draws its own randomness insi
 from __future__ import annotations
 
 import builtins
+import functools
 import secrets
 
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PublicKey
@@ -25,4 +26,9 @@ class SystemEntropy:
         """(shared secret, ciphertext) for an ML-KEM-768 public key (FIPS 203). Raises ValueError for a malformed
         key.
         """
-        return MLKEM768PublicKey.from_public_bytes(public_key).encapsulate()
+        return _loaded(public_key).encapsulate()
+
+
+@functools.lru_cache(maxsize=256)  # loading costs as much as encapsulating, and a client seals to the same few workers
+def _loaded(public_key: bytes) -> MLKEM768PublicKey:
+    return MLKEM768PublicKey.from_public_bytes(public_key)

@@ -100,7 +100,7 @@ def test_a_changed_model_cap_or_price_is_seen(scene: Scene) -> None:
         {"request_id": RequestId(bytes(16))},
         {"frame_size": 4096},
     ):
-        forged = dataclasses.replace(sealed.meta, **changes)  # type: ignore[arg-type]
+        forged = dataclasses.replace(sealed.meta, **changes)
         with pytest.raises(SealError, match="SEAL-2") as caught:
             scene.open(sealed, meta_bytes=forged.encode())
         assert caught.value.peer is Peer.PROXY
@@ -154,7 +154,7 @@ def test_any_flipped_bit_is_seen(scene: Scene, data: st.DataObject) -> None:
     original = {"wrap": sealed.wraps[0], "meta_bytes": sealed.meta_bytes, "body": sealed.body}[part]
     place = data.draw(st.integers(0, len(original) - 1))
     with pytest.raises((SealError, MalformedMessage)):
-        scene.open(sealed, **{part: flipped(original, place)})
+        scene.open(sealed, 0, **{part: flipped(original, place)})
 
 
 def test_a_truncated_body_is_seen(scene: Scene) -> None:
@@ -396,7 +396,7 @@ def test_an_unbound_plain_request_is_never_served(scene: Scene) -> None:
 def test_a_plain_request_without_an_instant_is_malformed(scene: Scene, instant: bytes | None) -> None:
     """SEAL-9: bombyx-not-after is decimal milliseconds."""
     sealed = scene.seal_plain()
-    fields = ((b"bombyx-meta", sealed.meta_hash.hex().encode()),)
+    fields: tuple[tuple[bytes, bytes], ...] = ((b"bombyx-meta", sealed.meta_hash.hex().encode()),)
     if instant is not None:
         fields += ((b"bombyx-not-after", instant),)
     with pytest.raises(MalformedMessage, match="SEAL-9"):

@@ -115,8 +115,7 @@ class Context:
     __slots__ = ("_aead", "_base_nonce", "_exporter_secret", "_sequence", "_suite")
 
     def __init__(self, kem: Kem, shared_secret: bytes, info: bytes) -> None:
-        self._suite = b"HPKE" + b"".join(n.to_bytes(2) for n in (kem, KDF_HKDF_SHA256, AEAD_AES_128_GCM))
-        psk_id_hash = _labeled_extract(self._suite, b"", b"psk_id_hash", b"")
+        self._suite, psk_id_hash = _SUITES[kem]
         info_hash = _labeled_extract(self._suite, b"", b"info_hash", info)
         schedule = b"\x00" + psk_id_hash + info_hash
         secret = _labeled_extract(self._suite, shared_secret, b"secret", b"")
@@ -196,6 +195,8 @@ def hkdf_extract(salt: bytes, secret: bytes) -> bytes:
 
 
 def hkdf_expand(key: bytes, info: bytes, length: int) -> bytes:
+    if length <= _HASH:
+        return hmac.digest(key, info + b"\x01", "sha256")[:length]
     block, out, counter = b"", b"", 1
     while len(out) < length:
         block = hmac.digest(key, block + info + bytes([counter]), "sha256")
@@ -210,6 +211,15 @@ def _labeled_extract(suite: bytes, salt: bytes, label: bytes, secret: bytes) -> 
 
 def _labeled_expand(suite: bytes, key: bytes, label: bytes, info: bytes, length: int) -> bytes:
     return hkdf_expand(key, length.to_bytes(2) + b"HPKE-v1" + suite + label + info, length)
+
+
+def _suite(kem: Kem) -> tuple[bytes, bytes]:
+    """(suite id, hash of the empty psk id), the same for every context of this KEM."""
+    suite = b"HPKE" + b"".join(number.to_bytes(2) for number in (kem, KDF_HKDF_SHA256, AEAD_AES_128_GCM))
+    return suite, _labeled_extract(suite, b"", b"psk_id_hash", b"")
+
+
+_SUITES: Final = {kem: _suite(kem) for kem in Kem}
 
 
 # --- the two KEMs ----------------------------------------------------------------------------------------------------
