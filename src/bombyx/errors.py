@@ -18,6 +18,7 @@
     │   │   └── Equivocation        two receipts that contradict each other: slashable by proof alone
     │   └── UntrustedProxyError     an unsealed word of the proxy's: a hint, never a fact
     └── Unavailable                 nobody's fault yet: not there, not now; carries retry_after
+        ├── Unreachable             no connection: not one byte was sent, so that another may be asked
         ├── NoWorkers               no valid worker fits the request
         ├── Overloaded              a limit is reached; try again
         ├── EngineUnavailable       the model server crashed, hung or spoke nonsense
@@ -197,10 +198,19 @@ class UntrustedProxyError(PeerError):
     status = 502
     code = "untrusted_proxy"
 
-    def __init__(self, message: str, *, status: int = 502, hint: str = "", rule: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 502,
+        hint: str = "",
+        rule: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(message, peer=Peer.PROXY, rule=rule)
         self.status = status
         self.hint = hint
+        self.retry_after = retry_after
 
 
 class Unavailable(BombyxError):
@@ -215,6 +225,12 @@ class Unavailable(BombyxError):
 
     def as_dict(self) -> dict[str, Any]:
         return {"code": self.code, "message": self.message, "fault": "nobody", "rule": self.rule}
+
+
+class Unreachable(Unavailable):
+    """No connection: not one byte was sent, so that asking another pays nobody twice."""
+
+    code = "unreachable"
 
 
 class NoWorkers(Unavailable):

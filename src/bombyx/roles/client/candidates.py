@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The candidates of one request: drawn by this client's secret among the workers that convinced it (spec MKT-1 .. MKT-4).
+
+The proxy supplies the list, so it could steer by hiding workers. Hence, within an epoch: an operator whose evidence once
+convinced keeps its place in the ranking, and when the proxy then hides or spoils it, its place stays empty. A proxy must
+hide all k to have another drawn, and the tally shows it.
+
+Always: one draw per request, reused by its retry; no candidate without an `AttestationResult` of our own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Final
+
+from bombyx.errors import AttestationError, MalformedMessage, NoWorkers, PaymentError, PeerError, Unavailable
+from bombyx.ports import Clock, Store, Write
+from bombyx.protocol.attest import AttestationResult
+from bombyx.protocol.market import draw, epoch_of, goes_single
+from bombyx.protocol.pay.price import price_of
+from bombyx.protocol.primitives import Address, Digest, RequestId, Secret
+from bombyx.protocol.seal import KeyConfig, Randomness
+from bombyx.protocol.session import recipient
+from bombyx.protocol.wire.evidence import ModelManifest
+from bombyx.protocol.wire.market import Offer, PriceSheet
+from bombyx.roles.client.blobs import Blobs
+from bombyx.roles.client.evidence import EvidenceCache
+from bombyx.roles.client.network import Model, View
+from bombyx.roles.client.settings import ClientSettings
+from bombyx.roles.client.tally import Tally
+
+SECRET_TABLE: Final = "client_secret"
+SECRET_KEY: Final = b"draw"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One worker a request may be sealed to, and why."""
+
+    offer: Offer
+    result: AttestationResult
+    key_config: KeyConfig
+    sheet: PriceSheet
+    sheet_digest: Digest
+    manifest: ModelManifest
+    model: Digest
+
+    @property
+    def operator(self) -> Address:
+        return self.result.keyset.operator
+
+    @property
+    def id(self) -> Digest:
+        return self.key_config.candidate_id()
+
+
+@dataclass(slots=True)
+class _Pool:
+    """What was seen of one model at one proxy within one epoch."""
+
+    epoch: int
+    convinced: set[Address] = field(default_factory=set)
+
+
+async def client_secret(store: Store, randomness: Randomness) -> Secret:
+    """The secret of all draws: made once, kept, so that a restart does not redraw."""
+    kept = await store.read(SECRET_TABLE, SECRET_KEY)
+    if kept is None:
+        kept = randomness.bytes(32)
+        await store.write([Write(table=SECRET_TABLE, key=SECRET_KEY, value=kept)])
+    return Secret(kept)
+
+
+class Candidates:
+    """Draws. Holds the pools of the running epoch."""
+
+    def __init__(
+        self,
+        settings: ClientSettings,
+        secret: Secret,
+        *,
+        clock: Clock,
+        evidence: EvidenceCache,
+        blobs: Blobs,
+        tally: Tally,
+    ) -> None:
+        self._settings = settings
+        self._secret = secret
+        self._clock = clock
+        self._evidence = evidence
+        self._blobs = blobs
+        self._tally = tally
+        self._pools: dict[tuple[Address, Digest], _Pool] = {}
+        self._distrusted: dict[Address, str] = {}
+
+    async def choose(self, view: View, model: Model, request_id: RequestId) -> tuple[Candidate, ...]:
+        """k candidates, or fewer; one for the published share of requests. Raises `NoWorkers`, or why nobody convinced."""
+        settings = self._settings
+        k = 1 if goes_single(self._secret, request_id, settings.single_share_bps) else settings.k
+        offers = {o.operator: o for o in view.report.fit if model.digest in o.models}
+        pool = self._pool(view, model)
+        ranking = self._ranking(pool, offers, model)
+        await self._appraise_ahead(ranking[:k], offers, view)
+        chosen, absent, reasons = await self._walk(ranking, offers, view, model, pool, k)
+        self._tally.drew([c.operator for c in chosen], absent)
+        if not chosen:
+            raise _nobody(model, reasons)
+        return chosen
+
+    async def again(self, candidate: Candidate, view: View, model: Model) -> Candidate:
+        """The same worker with its new keys, after it said it no longer holds those we sealed to."""
+        self._evidence.forget(candidate.offer.bundle)
+        for offer in view.report.fit:
+            if offer.operator == candidate.operator:
+                return await self._candidate(offer, view, model)
+        raise NoWorkers(f"worker {candidate.operator} is no longer listed", retry_after=1.0, rule="MKT-3")
+
+    def distrust(self, operator: Address, why: str) -> None:
+        """A worker whose signed words were false: it is not drawn again while this process lives."""
+        self._distrusted.setdefault(operator, why)
+
+    @property
+    def distrusted(self) -> dict[Address, str]:
+        return dict(self._distrusted)
+
+    def _pool(self, view: View, model: Model) -> _Pool:
+        epoch = epoch_of(self._clock.now())
+        key = (view.line.address, model.digest)
+        pool = self._pools.get(key)
+        if pool is None or pool.epoch != epoch:
+            pool = self._pools[key] = _Pool(epoch=epoch)
+        return pool
+
+    def _ranking(self, pool: _Pool, offers: dict[Address, Offer], model: Model) -> tuple[Address, ...]:
+        known = tuple(pool.convinced.union(offers).difference(self._distrusted))
+        return draw(self._secret, model.digest, pool.epoch, known, len(known))
+
+    async def _appraise_ahead(self, operators: tuple[Address, ...], offers: dict[Address, Offer], view: View) -> None:
+        """Fetch the likely evidence side by side; what fails here fails again, from memory, in the walk."""
+        listed = [offers[operator] for operator in operators if operator in offers]
+        await asyncio.gather(
+            *(self._evidence.appraised(offer, view.workers[offer.operator], view.line) for offer in listed),
+            return_exceptions=True,
+        )
+
+    async def _walk(
+        self,
+        ranking: tuple[Address, ...],
+        offers: dict[Address, Offer],
+        view: View,
+        model: Model,
+        pool: _Pool,
+        k: int,
+    ) -> tuple[tuple[Candidate, ...], list[Address], list[Exception]]:
+        chosen: list[Candidate] = []
+        absent: list[Address] = []
+        reasons: list[Exception] = []
+        for operator in ranking:
+            if chosen and len(chosen) + len(absent) >= k:
+                break
+            try:
+                offer = offers.get(operator)
+                if offer is None:
+                    raise NoWorkers(f"worker {operator} is not listed any more", rule="MKT-3")
+                chosen.append(await self._candidate(offer, view, model))
+                pool.convinced.add(operator)
+            except (PeerError, Unavailable) as error:
+                reasons.append(error)
+                if operator in pool.convinced:
+                    absent.append(operator)
+        return tuple(chosen), absent, reasons
+
+    async def _candidate(self, offer: Offer, view: View, model: Model) -> Candidate:
+        result = await self._evidence.appraised(offer, view.workers[offer.operator], view.line)
+        key_config = recipient(result, self._clock.now())
+        sheet = PriceSheet.decode(await self._blobs.get(offer.price_sheet, view.line.transport))
+        self._check_price(sheet, offer, model.digest)
+        return Candidate(
+            offer=offer,
+            result=result,
+            key_config=key_config,
+            sheet=sheet,
+            sheet_digest=offer.price_sheet,
+            manifest=model.manifest,
+            model=model.digest,
+        )
+
+    def _check_price(self, sheet: PriceSheet, offer: Offer, model: Digest) -> None:
+        if sheet.operator != offer.operator:
+            raise MalformedMessage("the price sheet is another operator's", rule="CLI-4")
+        limit = self._settings.max_price_output
+        price = price_of(sheet, model)
+        if limit is not None and price.output > limit:
+            raise PaymentError(f"its price of {price.output} per million units is above our {limit}", rule="MKT-1")
+
+
+def _nobody(model: Model, reasons: list[Exception]) -> Exception:
+    """What to tell the application: the evidence that failed if that is all there was, else that nobody is there."""
+    failed = next((error for error in reasons if isinstance(error, AttestationError)), None)
+    if failed is not None and all(isinstance(error, PeerError) for error in reasons):
+        return failed
+    detail = "; ".join(str(error) for error in reasons[:3]) or "nobody offers it"
+    return NoWorkers(f"no worker for {model.manifest.name!r} fits: {detail}", retry_after=2.0, rule="MKT-1")

@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The client: one OpenAI request in, one checked answer out (spec CLI).
+
+`Client.request` finds a reachable proxy, draws the candidates, seals, pays, sends, and hands the answer's task
+(`delivery.py`) to the caller. It changes nothing in the application's body. No sockets here: transports and stores come in.
+
+Always: a request is sent again only with the same id and only where nobody can have been paid for it: to another proxy while
+nothing was sent; once to the same workers after an `ohttp-key` problem; once after a proxy that forgot our session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+
+from bombyx.errors import BadRequest, BombyxError, BudgetExceeded, Unavailable, Unreachable
+from bombyx.ports import Clock, EndorsementSource, Ledger, Store
+from bombyx.protocol.attest import AppraisalPolicy
+from bombyx.protocol.primitives import RequestId
+from bombyx.protocol.seal import Randomness
+from bombyx.roles.client.asked import SERVED, Asked, read_asked
+from bombyx.roles.client.blobs import Blobs
+from bombyx.roles.client.candidates import Candidates, client_secret
+from bombyx.roles.client.delivery import Delivery, Desk, Finished
+from bombyx.roles.client.evidence import EvidenceCache
+from bombyx.roles.client.kept import KeptReceipt
+from bombyx.roles.client.network import Model, Network, View
+from bombyx.roles.client.problem import problem_body, problem_headers, status_of, step_row
+from bombyx.roles.client.receipts import ReceiptBook, summary
+from bombyx.roles.client.recording import Chain
+from bombyx.roles.client.sending import Journey, Sender, Sent
+from bombyx.roles.client.settings import ClientKeys, ClientSettings, ProxyLine
+from bombyx.roles.client.tally import Tally
+from bombyx.roles.client.tokens import TokenTables
+from bombyx.roles.client.wallet import Wallet
+
+log = logging.getLogger(__name__)
+CLOSE_SECONDS: Final = 10.0  # how long answers that are being checked may take when the client closes
+_JSON: Final = {"content-type": "application/json"}
+
+
+@dataclass(slots=True, kw_only=True)
+class ClientResponse:
+    """An answer as an application sees it. Iterate `body` once; then `finished()` tells how the checks ended."""
+
+    status: int
+    headers: dict[str, str]
+    body: AsyncIterator[bytes] = field(repr=False)
+    error: BombyxError | None = None  # why `status` is an error of ours; None for what a worker said
+    request_id: RequestId | None = None
+    steps: tuple[dict[str, Any], ...] = ()  # of the appraisal of the worker that answers
+    delivery: Delivery | None = field(default=None, repr=False)
+
+    async def finished(self) -> Finished:
+        """Wait until everything is checked and settled. Raises the check that failed."""
+        if self.delivery is None:
+            if self.error is not None:
+                raise self.error
+            return Finished(kept=None)
+        return await self.delivery.finished()
+
+    async def receipt(self) -> dict[str, Any] | None:
+        """The receipt's summary, after the end; None for answers made here (`/v1/models`)."""
+        finished = await self.finished()
+        return summary(finished.kept) if finished.kept else None
+
+    async def read(self) -> bytes:
+        """The whole body."""
+        return b"".join([piece async for piece in self.body])
+
+    async def aclose(self) -> None:
+        """Done reading. Before a stream's `[DONE]` this cancels the request."""
+        if self.delivery is not None:
+            await self.delivery.aclose()
+
+
+class Client:
+    """One client of one network. `await start()` before the first request."""
+
+    def __init__(
+        self,
+        settings: ClientSettings,
+        *,
+        keys: ClientKeys,
+        proxies: Sequence[ProxyLine],
+        policy: AppraisalPolicy,
+        clock: Clock,
+        randomness: Randomness,
+        store: Store,
+        ledger: Ledger,
+        endorsements: EndorsementSource | None = None,
+    ) -> None:
+        self.settings = settings
+        self.policy = policy
+        self.lines = tuple(proxies)
+        self.book = ReceiptBook(store)
+        self.tally = Tally()
+        self._clock = clock
+        self._randomness = randomness
+        self._store = store
+        self._ledger = ledger
+        self._blobs = Blobs(store)
+        self.network = Network(settings, clock=clock, ledger=ledger, blobs=self._blobs)
+        self.evidence = EvidenceCache(policy, clock=clock, ledger=ledger, blobs=self._blobs, endorsements=endorsements)
+        self.wallet = Wallet(settings, keys, clock=clock, randomness=randomness, store=store, ledger=ledger)
+        self._tables = TokenTables(self._blobs)
+        self._desk: Desk | None = None
+        self._sender: Sender | None = None
+        self._running: set[asyncio.Task[Finished]] = set()
+        self._last: KeptReceipt | None = None
+
+    async def start(self) -> None:
+        """Read the secret, the channels and the chain's constants."""
+        if not self.lines:
+            raise Unavailable("no proxy is configured", rule="CLI-1")
+        secret = await client_secret(self._store, self._randomness)
+        candidates = Candidates(
+            self.settings, secret, clock=self._clock, evidence=self.evidence, blobs=self._blobs, tally=self.tally
+        )
+        await self.wallet.load()
+        info = await self.wallet.info()
+        chain = Chain(chain_id=info.chain_id, registry=info.registry)
+        self._desk = Desk(
+            clock=self._clock,
+            wallet=self.wallet,
+            blobs=self._blobs,
+            tally=self.tally,
+            candidates=candidates,
+            chain=chain,
+            max_answer=self.settings.max_answer,
+            keep_openings=self.settings.keep_openings,
+            on_kept=self._remember,
+        )
+        self._sender = Sender(
+            self.settings,
+            self._desk,
+            network=self.network,
+            tables=self._tables,
+            randomness=self._randomness,
+        )
+
+    async def close(self) -> None:
+        """Let answers that are being checked end, then close what was handed in."""
+        if self._running:
+            _, late = await asyncio.wait(set(self._running), timeout=CLOSE_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        for line in self.lines:
+            await line.transport.close()
+        await self._ledger.close()
+        await self._store.close()
+
+    async def request(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> ClientResponse:
+        """Serve one OpenAI request. Never raises for what went wrong on the way: that is an OpenAI-shaped error answer.
+
+        `headers` are not passed on: a worker must not learn the application's keys or name.
+        """
+        try:
+            if path == "/v1/models" or path.startswith("/v1/models/"):
+                return await self._models(method, path)
+            if method != "POST" and path in SERVED:
+                raise BadRequest(f"{path} takes POST", status=405, rule="CLI-1", code="method_not_allowed")
+            settings = self.settings
+            asked = read_asked(path, body, default_output=settings.default_output, max_body=settings.max_body)
+        except BombyxError as error:
+            return failure(error, sent=False)
+        return await self._blind(asked, body)
+
+    async def models(self) -> tuple[Model, ...]:
+        """Every model somebody registered offers at the first proxy that answers."""
+        view = await self.view()
+        return await self.network.models(view)
+
+    async def view(self) -> View:
+        """The directory of the first proxy that answers."""
+        reason: BombyxError | None = None
+        for line in self.lines:
+            try:
+                return await self.network.view(line)
+            except BombyxError as error:
+                reason = error
+        raise reason or Unavailable("no proxy is configured", rule="CLI-1")
+
+    async def warm(self) -> None:
+        """Appraise every listed worker now, so that the first request waits for nobody's evidence."""
+        view = await self.view()
+        await self.network.models(view)
+        await asyncio.gather(
+            *(self.evidence.appraised(o, view.workers[o.operator], view.line) for o in view.report.fit),
+            return_exceptions=True,
+        )
+
+    @property
+    def distrusted(self) -> dict[str, str]:
+        """Workers whose signed words were false, and what was false."""
+        if self._desk is None:
+            return {}
+        return {str(who): why for who, why in self._desk.candidates.distrusted.items()}
+
+    @property
+    def last_receipt(self) -> KeptReceipt | None:
+        return self._last
+
+    # --- within ---
+
+    async def _blind(self, asked: Asked, body: bytes) -> ClientResponse:
+        journey = Journey(request_id=RequestId(self._randomness.bytes(16)))
+        try:
+            sent = await self._send(asked, body, journey)
+            return await self._answered(sent, journey.request_id)
+        except BombyxError as error:
+            return failure(error, sent=journey.posted, request_id=journey.request_id)
+
+    async def _send(self, asked: Asked, body: bytes, journey: Journey) -> Sent:
+        """Through the first proxy that serves it. Another is asked only while not one byte was sent."""
+        if self._sender is None:
+            raise Unavailable("the client is not started", rule="CLI-1")
+        reason: BombyxError | None = None
+        for line in self.lines:
+            try:
+                view = await self.network.view(line)
+                return await self._sender.send(view, asked, body, journey)
+            except BombyxError as error:
+                if journey.posted or isinstance(error, BudgetExceeded):
+                    raise
+                # The first proxy's reason is the one to tell, unless a later one got further than "unreachable".
+                reason = error if reason is None or isinstance(reason, Unreachable) else reason
+        raise reason or Unavailable("no proxy is configured", rule="CLI-1")
+
+    async def _answered(self, sent: Sent, request_id: RequestId) -> ClientResponse:
+        assert self._desk is not None
+        delivery = Delivery(
+            self._desk, sent.terms, sent.response, sent.payment, seconds=self.settings.deadline_seconds + 10
+        )
+        self._running.add(delivery.task)
+        delivery.task.add_done_callback(self._running.discard)
+        try:
+            head = await delivery.head()
+            if not delivery.answer.streamed:
+                await delivery.finished()  # nothing of an unstreamed answer is shown before every check passed
+        except asyncio.CancelledError:
+            await delivery.aclose()
+            raise
+        candidate = delivery.answer.candidate
+        assert candidate is not None
+        content_type = dict(head.headers).get(b"content-type", b"application/json").decode("latin-1")
+        headers = _marks(request_id) | {
+            "content-type": content_type,
+            "x-bombyx-trust-class": str(candidate.result.trust_class),
+            "x-bombyx-operator": str(candidate.operator),
+        }
+        if head.status >= 500:
+            headers["x-should-retry"] = "false"
+        return ClientResponse(
+            status=head.status,
+            headers=headers,
+            body=delivery.body(),
+            request_id=request_id,
+            steps=tuple(step_row(step) for step in candidate.result.steps),
+            delivery=delivery,
+        )
+
+    async def _models(self, method: str, path: str) -> ClientResponse:
+        if method != "GET":
+            raise BadRequest(f"{path} takes GET", status=405, rule="CLI-1", code="method_not_allowed")
+        cards = [_card(model) for model in await self.models()]
+        if path == "/v1/models":
+            return local(orjson.dumps({"object": "list", "data": cards}))
+        name = path.removeprefix("/v1/models/")
+        for card in cards:
+            if name in (card["id"], card["bombyx"]["digest"]):
+                return local(orjson.dumps(card))
+        raise BadRequest(f"no model {name[:120]!r}", status=404, rule="CLI-1", code="model_not_found")
+
+    def _remember(self, kept: KeptReceipt) -> None:
+        self._last = kept
+
+
+def local(body: bytes, *, status: int = 200, headers: Mapping[str, str] = _JSON) -> ClientResponse:
+    """An answer made here."""
+    return ClientResponse(status=status, headers=dict(headers), body=_once(body))
+
+
+def failure(error: BombyxError, *, sent: bool, request_id: RequestId | None = None) -> ClientResponse:
+    """An error of ours as an OpenAI-shaped answer."""
+    headers = problem_headers(error, sent=sent) | (_marks(request_id) if request_id else {})
+    return ClientResponse(
+        status=status_of(error), headers=headers, body=_once(problem_body(error)), error=error, request_id=request_id
+    )
+
+
+def _marks(request_id: RequestId) -> dict[str, str]:
+    name = request_id.hex()
+    return {"x-bombyx-request-id": name, "x-bombyx-receipt": f"/v1/receipts/{name}"}
+
+
+def _card(model: Model) -> dict[str, Any]:
+    manifest = model.manifest
+    return {
+        "id": manifest.name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "bombyx",
+        "bombyx": {
+            "digest": model.digest.hex(),
+            "engine": manifest.engine,
+            "quantisation": manifest.quantisation,
+            "context": manifest.context,
+            "parameters": manifest.parameters,
+            "workers": model.operators,
+        },
+    }
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body

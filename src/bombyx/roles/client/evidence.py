@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Appraisals: each enclave's evidence judged by this client, once, and remembered until it expires (spec CLI-4, ATT).
+
+Not here: the judgement (`protocol/attest`). A proxy's word plays no part: bundles come by digest, the operator's keys and
+the beacon from the chain.
+
+Always: a failure is remembered too, for a short while, so that a broken worker does not cost a check per request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+from bombyx.errors import AttestationError, MalformedMessage, PeerError
+from bombyx.ports import Clock, EndorsementSource, Ledger, Operator
+from bombyx.protocol.attest.appraise import appraise
+from bombyx.protocol.attest.keyset import RegisteredWorker
+from bombyx.protocol.attest.policy import AppraisalPolicy
+from bombyx.protocol.attest.result import AttestationResult
+from bombyx.protocol.primitives import Digest, Instant
+from bombyx.protocol.wire.evidence import BlockHeader, EvidenceBundle, Keyset
+from bombyx.protocol.wire.market import Offer
+from bombyx.roles.client.blobs import Blobs
+from bombyx.roles.client.settings import ProxyLine
+
+FAILURE_SECONDS: Final = 10.0  # how long a failed appraisal is not repeated
+REMEMBERED: Final = 4096  # enclaves
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Appraised:
+    """What became of one enclave's evidence. Exactly one of `result` and `error` is there."""
+
+    offer: Offer
+    at: Instant
+    result: AttestationResult | None
+    error: PeerError | None
+    expires: float  # monotonic seconds
+
+    @property
+    def steps(self) -> tuple[object, ...]:
+        if self.result is not None:
+            return self.result.steps
+        return self.error.steps if isinstance(self.error, AttestationError) else ()
+
+
+class EvidenceCache:
+    """One appraisal per bundle digest."""
+
+    def __init__(
+        self,
+        policy: AppraisalPolicy,
+        *,
+        clock: Clock,
+        ledger: Ledger,
+        blobs: Blobs,
+        endorsements: EndorsementSource | None = None,
+    ) -> None:
+        self._policy = policy
+        self._clock = clock
+        self._ledger = ledger
+        self._blobs = blobs
+        self._endorsements = endorsements
+        self._known: OrderedDict[Digest, Appraised] = OrderedDict()
+        self._locks: dict[Digest, asyncio.Lock] = {}
+
+    def all(self) -> tuple[Appraised, ...]:
+        """Every appraisal still remembered, newest last; for `/verification`."""
+        return tuple(self._known.values())
+
+    def forget(self, bundle: Digest) -> None:
+        """Appraise this one again when it is next needed (an `ohttp-key` problem)."""
+        self._known.pop(bundle, None)
+
+    async def appraised(self, offer: Offer, operator: Operator, line: ProxyLine) -> AttestationResult:
+        """Raises `AttestationError` with its steps, or `MalformedMessage`; `Unavailable` when there is no evidence."""
+        known = self._fresh(offer.bundle)
+        if known is None:
+            async with self._locks.setdefault(offer.bundle, asyncio.Lock()):
+                known = self._fresh(offer.bundle) or await self._appraise(offer, operator, line)
+            self._locks.pop(offer.bundle, None)
+        if known.result is None:
+            assert known.error is not None
+            raise known.error
+        return known.result
+
+    def _fresh(self, bundle: Digest) -> Appraised | None:
+        known = self._known.get(bundle)
+        if known is None or known.expires <= self._clock.monotonic():
+            return None
+        return known
+
+    async def _appraise(self, offer: Offer, operator: Operator, line: ProxyLine) -> Appraised:
+        data = await self._blobs.get(offer.bundle, line.transport)
+        now = self._clock.now()
+        try:
+            result = await self._judge(data, operator, now)
+            _check_offer(offer, result)
+            lasting = max(0.0, (result.until - now) / 1000)
+            outcome = self._outcome(offer, now, lasting, result=result)
+        except (AttestationError, MalformedMessage) as error:
+            outcome = self._outcome(offer, now, FAILURE_SECONDS, error=error)
+        self._known[offer.bundle] = outcome
+        self._known.move_to_end(offer.bundle)
+        while len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        return outcome
+
+    async def _judge(self, data: bytes, operator: Operator, now: Instant) -> AttestationResult:
+        bundle = EvidenceBundle.decode(data)
+        beacon = await self._beacon(bundle)
+        endorsements = await self._endorsements.endorsements(bundle.quote) if self._endorsements else None
+        registered = RegisteredWorker(
+            operator=operator.address,
+            receipt_address=operator.receipt_address,
+            pay_authorizer=operator.pay_authorizer,
+        )
+        return appraise(data, self._policy, now=now, registered=registered, beacon=beacon, endorsements=endorsements)
+
+    async def _beacon(self, bundle: EvidenceBundle) -> BlockHeader | None:
+        try:
+            return await self._ledger.block(Keyset.decode(bundle.keyset).beacon)
+        except MalformedMessage:
+            return None  # the appraisal names the fault, with its steps
+
+    def _outcome(
+        self,
+        offer: Offer,
+        now: Instant,
+        lasting: float,
+        *,
+        result: AttestationResult | None = None,
+        error: PeerError | None = None,
+    ) -> Appraised:
+        expires = self._clock.monotonic() + lasting
+        return Appraised(offer=offer, at=now, result=result, error=error, expires=expires)
+
+
+def _check_offer(offer: Offer, result: AttestationResult) -> None:
+    """The offer must speak of the enclave whose evidence it names: a proxy may not put models or keys beside it."""
+    if offer.operator != result.keyset.operator:
+        raise AttestationError("the offer names another operator than the keyset", steps=result.steps, rule="CLI-4")
+    if not set(offer.models) <= set(result.keyset.models):
+        raise AttestationError("the offer names models the enclave does not serve", steps=result.steps, rule="CLI-4")

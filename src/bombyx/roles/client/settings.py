@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a client is told at its start. Values only: nothing here reads a file or an environment variable.
+
+Always: every limit is finite, and the budget is the most that can ever be lost to a proxy that cheats (spec PAY-10).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from bombyx.ports import ProxyTransport
+from bombyx.protocol.primitives import Address, Digest
+from bombyx.protocol.wire.request import Shape
+from bombyx.protocol.wire.signing import SigningKey
+
+DEFAULT_PORT: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyLine:
+    """One proxy: its registered address, and how to reach it."""
+
+    address: Address
+    transport: ProxyTransport = field(repr=False)
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientKeys:
+    """`owner` deposits and withdraws (payer); `session` signs vouchers and grants (payerAuthorizer)."""
+
+    owner: SigningKey
+    session: SigningKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientSettings:
+    """Everything a client needs to know besides its ports and keys."""
+
+    k: int = 3  # candidates of one request
+    single_share_bps: int = 1000  # this share of requests goes out at k = 1, as canaries do (MKT-4)
+    shape: Shape = Shape.CONSTANT
+    frame_size: int = 1024  # bytes of one sealed frame
+    default_output: int = 1024  # tokens, when the application names no limit
+    deadline_seconds: float = 120.0
+    max_body: int = 32 << 20  # bytes of one request from the application
+    max_answer: int = 64 << 20  # bytes of one answer that is not streamed
+    max_price_output: int | None = None  # base units per million output units; dearer workers are not asked
+    budget: int = 100_000_000  # token base units this client may ever sign away; 100 of a 6-decimal token
+    deposit: int = 10_000_000  # token base units put into a channel at a time
+    withdraw_delay: int = 86_400  # seconds; how long the payee may still claim after we start to withdraw
+    directory_seconds: float = 10.0  # how long a proxy's directory is used before it is asked again
+    registry_seconds: float = 30.0
+    keep_openings: bool = False  # keep output ids beside receipts; they spell the answers
+    models: tuple[tuple[str, Digest], ...] = ()  # names pinned to a manifest by the user
+    endpoint_hosts: tuple[str, ...] = ()  # further Host names the endpoint answers to; loopback names always

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The client's money: one channel per proxy, opened when first needed, within one budget (spec PAY-18 .. PAY-22).
+
+The rules stand in `protocol/pay/payer.py`; this file brings it a ledger, a store and randomness. Always: rows are
+durable before the payment they describe leaves; a frozen channel is never paid through again; deposits over all proxies
+together never pass the budget.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from bombyx.errors import BudgetExceeded, LocalError, PaymentError
+from bombyx.ports import Clock, Ledger, LedgerInfo, Operator, Store, Write
+from bombyx.protocol.pay.grant import KEY_SIZE
+from bombyx.protocol.pay.payer import PayerChannel, PayerPolicy
+from bombyx.protocol.pay.price import with_commission
+from bombyx.protocol.primitives import Address, Digest, RequestId, Secret
+from bombyx.protocol.seal import SESSION_LABEL, Randomness, encapsulate_request
+from bombyx.protocol.seal.ohttp import parse_key_config
+from bombyx.protocol.wire.channel import ChannelConfig, settlement_domain
+from bombyx.protocol.wire.request import Payment
+from bombyx.roles.client.settings import ClientKeys, ClientSettings
+
+TABLE: Final = "client_channel"
+SESSION_SECONDS: Final = 3600 * 6
+WINDOW_SHARE: Final = 20  # one voucher opens a twentieth of a deposit: what is at risk beyond requests under way
+
+
+class Wallet:
+    """All channels of this client. Calls for one proxy are serialised."""
+
+    def __init__(
+        self,
+        settings: ClientSettings,
+        keys: ClientKeys,
+        *,
+        clock: Clock,
+        randomness: Randomness,
+        store: Store,
+        ledger: Ledger,
+    ) -> None:
+        self._settings = settings
+        self._keys = keys
+        self._clock = clock
+        self._randomness = randomness
+        self._store = store
+        self._ledger = ledger
+        self._channels: dict[Address, PayerChannel] = {}  # by receiver
+        self._deposited: dict[Address, int] = {}
+        self._lock = asyncio.Lock()
+        self._writing = asyncio.Lock()  # rows must reach the store in the order in which they were taken
+        self._info: LedgerInfo | None = None
+
+    async def info(self) -> LedgerInfo:
+        """The chain's constants."""
+        if self._info is None:
+            self._info = await self._ledger.info()
+        return self._info
+
+    async def load(self) -> None:
+        """Read back what an earlier process wrote. What was in flight then counts as left."""
+        domain = await self._domain()
+        rows = await self._store.scan(TABLE)
+        for channel in PayerChannel.load(domain, self._policy(), rows):
+            self._channels[channel.config.receiver] = channel
+            await self._observe(channel)
+
+    def channel(self, proxy: Address) -> PayerChannel | None:
+        return self._channels.get(proxy)
+
+    def channels(self) -> tuple[PayerChannel, ...]:
+        return tuple(self._channels.values())
+
+    async def pay(
+        self, proxy: Operator, request_id: RequestId, *, cap: int, meta_hash: Digest, body_hash: Digest
+    ) -> Payment:
+        """Authorise one request up to `cap`; deposits and opens a session when that is due. Durable when it returns."""
+        async with self._lock:
+            channel = await self._opened(proxy, request_id, cap)
+            if channel.needs_session(self._clock.now()):
+                self._open_session(channel, proxy)
+            payment = channel.authorize(
+                request_id, cap=cap, meta_hash=meta_hash, body_hash=body_hash, signer=self._keys.session
+            )
+            await self._write(channel)
+        return payment
+
+    def checkpoint(self, proxy: Address, request_id: RequestId, worker_charge: int, bps: int) -> None:
+        """Agree to a checkpoint's charge; written with the end of the answer."""
+        self._known(proxy).checkpoint(request_id, with_commission(worker_charge, bps))
+
+    def confirm(self, proxy: Address, payment: Payment) -> None:
+        """The proxy served under `payment`: voucher and grant need not be sent again."""
+        self._known(proxy).confirm(payment)
+
+    def drop_session(self, proxy: Address) -> None:
+        """The proxy has lost our session (PAY-11): the next payment opens a fresh one."""
+        self._known(proxy).drop_session()
+
+    async def check_account(self, proxy: Address, charged_total: int, *, evidence: Digest | None) -> None:
+        """Compare the proxy's books with ours; freezes and raises when they cannot both be right (PAY-21)."""
+        channel = self._known(proxy)
+        try:
+            channel.check_account(charged_total, evidence=evidence)
+        except PaymentError as error:
+            await self.freeze(proxy, error.message, evidence=evidence)
+            raise
+
+    async def settle(self, proxy: Address, request_id: RequestId, worker_charge: int, bps: int, *writes: Write) -> int:
+        """Agree to a final's charge, durable together with `writes` (the receipt). Gives what the client pays."""
+        channel = self._known(proxy)
+        agreed = channel.agree(request_id, with_commission(worker_charge, bps))
+        await self._write(channel, *writes)
+        return int(agreed)
+
+    async def leave(self, proxy: Address, request_id: RequestId, *writes: Write) -> None:
+        """The answer stopped early: what the last checkpoint said stays agreed, the rest of the cap stays reserved."""
+        channel = self._known(proxy)
+        channel.leave(request_id)
+        await self._write(channel, *writes)
+
+    async def release(self, proxy: Address, request_id: RequestId) -> None:
+        """Nothing was served: the cap is free again."""
+        channel = self._known(proxy)
+        channel.release(request_id)
+        await self._write(channel)
+
+    async def freeze(self, proxy: Address, reason: str, *, evidence: Digest | None = None) -> None:
+        """Sign nothing for this proxy any more and start to withdraw what is left (PAY-21)."""
+        channel = self._known(proxy)
+        channel.freeze(reason, evidence=evidence)
+        await self._write(channel)
+        view = await self._ledger.channel(channel.id)
+        if view is not None and not view.withdrawing and view.balance > view.total_claimed:
+            left = type(view.balance)(view.balance - view.total_claimed)
+            await self._ledger.initiate_withdraw(channel.id, left, signer=self._keys.owner)
+
+    async def write(self, proxy: Address) -> None:
+        """Make durable whatever changed on the proxy's channel."""
+        await self._write(self._known(proxy))
+
+    # --- within ---
+
+    async def _opened(self, proxy: Operator, request_id: RequestId, cap: int) -> PayerChannel:
+        channel = self._channels.get(proxy.address)
+        if channel is None:
+            channel = await self._new_channel(proxy)
+        # A retry of a known request reserves nothing new: its cap is in `open_amount` already.
+        more = 0 if request_id in channel.in_flight else cap
+        short = channel.agreed + channel.open_amount + more - channel.limit
+        if short > 0 and channel.frozen is None:
+            await self._deposit(channel, short)
+        return channel
+
+    async def _new_channel(self, proxy: Operator) -> PayerChannel:
+        info = await self.info()
+        config = ChannelConfig(
+            payer=self._keys.owner.address,
+            payer_authorizer=self._keys.session.address,
+            receiver=proxy.address,
+            receiver_authorizer=proxy.pay_authorizer,
+            token=info.token,
+            withdraw_delay=self._settings.withdraw_delay,
+            salt=Digest(self._randomness.bytes(32)),
+        )
+        channel = PayerChannel(config, await self._domain(), self._policy())
+        await self._write(channel)  # before the deposit: a crash between the two must not lose the salt
+        self._channels[proxy.address] = channel
+        return channel
+
+    async def _deposit(self, channel: PayerChannel, short: int) -> None:
+        room = self._settings.budget - sum(self._deposited.values())
+        amount = min(max(self._settings.deposit, short), room)
+        if amount < short:
+            raise BudgetExceeded(f"{short} more is needed, {max(0, room)} of the budget is left", rule="PAY-18")
+        owned = await self._ledger.balance(self._keys.owner.address)
+        if owned < short:
+            raise BudgetExceeded(
+                f"account {self._keys.owner.address} holds {int(owned)} of the {short} needed", rule="PAY-18"
+            )
+        await self._ledger.deposit(channel.config, type(owned)(min(amount, owned)), signer=self._keys.owner)
+        await self._observe(channel)
+
+    async def _observe(self, channel: PayerChannel) -> None:
+        view = await self._ledger.channel(channel.id)
+        if view is not None:
+            channel.observe(view)
+            self._deposited[channel.config.receiver] = int(view.balance)
+
+    def _open_session(self, channel: PayerChannel, proxy: Operator) -> None:
+        key = Secret(self._randomness.bytes(KEY_SIZE))
+        config = parse_key_config(proxy.pay_key_config)
+        sealed, _ = encapsulate_request(config, key.reveal(), self._randomness, label=SESSION_LABEL)
+        until = self._clock.now().plus(seconds=SESSION_SECONDS)
+        channel.open_session(key, sealed_key=sealed, not_after=until, signer=self._keys.session)
+
+    async def _write(self, channel: PayerChannel, *more: Write) -> None:
+        async with self._writing:
+            rows = [Write(table=TABLE, key=key, value=value) for key, value in channel.take_rows()]
+            rows += more
+            if rows:
+                await self._store.write(rows)
+
+    async def _domain(self) -> Digest:
+        info = await self.info()
+        return settlement_domain(info.chain_id, info.settlement)
+
+    def _policy(self) -> PayerPolicy:
+        settings = self._settings
+        return PayerPolicy(budget=settings.budget, window=max(1, settings.deposit // WINDOW_SHARE))
+
+    def _known(self, proxy: Address) -> PayerChannel:
+        channel = self._channels.get(proxy)
+        if channel is None:
+            raise LocalError(f"no channel to proxy {proxy}", rule="PAY-18")
+        return channel
