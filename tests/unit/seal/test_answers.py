@@ -11,8 +11,19 @@ from hypothesis import strategies as st
 
 from bombyx.errors import MalformedMessage, Peer, SealError, StreamTruncated
 from bombyx.protocol.primitives import Digest
-from bombyx.protocol.seal import ResponseChain, ResponseOpener, ResponseSealer, chain_next, chain_start
+from bombyx.protocol.seal import (
+    BhttpResponseReader,
+    Body,
+    ResponseChain,
+    ResponseOpener,
+    ResponseSealer,
+    Shaper,
+    Trailers,
+    chain_next,
+    chain_start,
+)
 from bombyx.protocol.seal.chunked import ChunkOpener, ChunkReader, ChunkSealer, open_whole, seal_whole
+from bombyx.protocol.wire.request import Shape
 from bombyx.protocol.wire.varint import write_varint
 
 if TYPE_CHECKING:
@@ -208,6 +219,33 @@ def test_any_bytes_as_data_records(scene: Scene, payloads: list[bytes]) -> None:
             chain.update(payload)
         except MalformedMessage:
             assert chain.frames == 0
+
+
+def test_a_whole_answer_from_engine_to_application(scene: Scene) -> None:
+    """SEAL-7, SEAL-8: shaped, sealed, carried, opened, read; on the wire every record but the first has one size."""
+    sealed = scene.seal()
+    sealer = ResponseSealer(scene.open(sealed), NONCE)
+    opener, reader = ResponseOpener(sealed, scene.candidates[0]), BhttpResponseReader()
+    shaper = Shaper(Shape.CONSTANT, 1024)
+    shaper.begin(200, ((b"content-type", b"text/event-stream"),), streamed=True)
+    wire, events = [], []
+    for tick in range(400):
+        if tick < 90:
+            shaper.put(b'data: {"n":%d}\n\n' % tick)
+        elif tick == 90:
+            shaper.end(((b"bombyx-usage", b"closing"),))
+        for frame in shaper.ready() + shaper.tick():
+            wire.append(sealer.seal_final(frame.plaintext) if frame.final else sealer.seal(frame.plaintext))
+            events += list(reader.feed(opener.feed(wire[-1])))
+    opener.finish()
+    reader.finish()
+    assert shaper.finished and opener.chain.digest == sealer.chain.digest
+    assert {len(payload) for payload in wire[1:]} == {len(wire[0]) - 16} == {1026}
+    content = b"".join(item.data for item in events if isinstance(item, Body))
+    assert [line for line in content.split(b"\n") if line.startswith(b"data")] == [
+        b'data: {"n":%d}' % number for number in range(90)
+    ]
+    assert events[-1] == Trailers(fields=((b"bombyx-usage", b"closing"),))
 
 
 # --- the framing by itself -------------------------------------------------------------------------------------------

@@ -183,6 +183,31 @@ def test_a_piece_of_an_event_waits_for_the_rest() -> None:
     assert not any(b"data" in data for tick, data in watcher.content_at if tick <= 5)
 
 
+def test_an_event_does_not_wait_for_the_next_one() -> None:
+    """SEAL-8: wherever frames cut it, also between its two line breaks, an event leaves in the ticks its bytes take."""
+    for length in range(1, 260):
+        said = event("x" * length)
+        watcher = play(Shape.CONSTANT, {3: [said]}, end=20, size=128)
+        needed = -(-len(said) // (128 - 16 - 2))
+        arrived = b"".join(data for tick, data in watcher.content_at if tick <= 3 + needed + 1)
+        assert as_applications_read(arrived) == as_applications_read(said)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1))
+def test_events_written_in_any_pieces(sizes: list[int]) -> None:
+    """SEAL-8: an engine's reads need not end where its events do."""
+    said = b"".join(event(f"word {number}") for number in range(12)).replace(b"\n\n", b"\r\n\r\n", 5) + DONE
+    script: dict[int, list[bytes]] = {}
+    at = turn = 0
+    while at < len(said):
+        size = sizes[turn % len(sizes)]
+        script.setdefault(turn // 3, []).append(said[at : at + size])
+        at, turn = at + size, turn + 1
+    for shape in Shape:
+        watcher = play(shape, script, end=turn // 3 + 1, size=256)
+        assert as_applications_read(watcher.content) == as_applications_read(said)
+
+
 def test_an_engine_that_ends_inside_an_event_still_ends() -> None:
     """SEAL-8: what is left goes out with the end."""
     watcher = play(Shape.CONSTANT, {0: [b"data: half"]}, end=2)

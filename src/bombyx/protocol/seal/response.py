@@ -117,5 +117,5 @@ class ResponseOpener:
             )
 
     def refuse_more(self) -> None:
-        """For a caller that sees further DATA after the end."""
+        """For a caller that sees further DATA after the end. Always raises."""
         raise SealError("a frame after the final one", peer=Peer.PROXY, rule="SEAL-7")

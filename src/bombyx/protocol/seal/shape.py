@@ -52,7 +52,18 @@ def filler(size: int) -> bytes:
 class Shaper:
     """Turns one answer into frames. `begin`, then `put` (whole SSE events, or pieces of a body), then `end`."""
 
-    __slots__ = ("_capacity", "_content", "_ended", "_raw", "_sent", "_shape", "_streamed", "_total", "finished")
+    __slots__ = (
+        "_capacity",
+        "_content",
+        "_ended",
+        "_raw",
+        "_sent",
+        "_shape",
+        "_streamed",
+        "_total",
+        "_whole",
+        "finished",
+    )
 
     def __init__(self, shape: Shape, frame_size: int) -> None:
         if not MIN_FRAME <= frame_size <= MAX_FRAME:
@@ -63,6 +74,7 @@ class Shaper:
         self._capacity = frame_size - TAG_SIZE
         self._raw = bytearray()  # BHTTP bytes ready to go
         self._content = bytearray()  # the application's bytes, not yet in a content chunk
+        self._whole = 0  # bytes at the front of _content that are whole events; the piece behind them waits
         self._streamed = False
         self._ended = False
         self._sent = 0
@@ -89,7 +101,12 @@ class Shaper:
     def put(self, data: bytes) -> None:
         if self._ended:
             raise ValueError("content after the end")
+        # Only what is new is searched, and two bytes before it: an end of an event may arrive in pieces.
+        start = max(self._whole, len(self._content) - 2)
         self._content += data
+        for boundary in (b"\n\n", b"\n\r\n"):
+            found = self._content.rfind(boundary, start)
+            self._whole = max(self._whole, found + len(boundary)) if found >= 0 else self._whole
 
     def end(self, trailers: Fields = ()) -> None:
         """No more content. The closing block goes into the trailers."""
@@ -98,6 +115,7 @@ class Shaper:
         self._ended = True
         self._raw += encode_content(bytes(self._content)) + encode_end(trailers)
         self._content.clear()
+        self._whole = 0
         self._total = self._sent + max(1, -(-len(self._raw) // self._capacity))
         if self._shape is Shape.CONSTANT or not self._streamed:
             self._total = padme(self._total)
@@ -118,7 +136,7 @@ class Shaper:
             return ()
         if self._ended:
             return (self._padded(),) if self._shape is Shape.CONSTANT else self._rest()
-        if self._shape is Shape.BUCKET and not self._raw and not self._releasable():
+        if self._shape is Shape.BUCKET and not self._raw and not self._whole:
             return ()
         return (self._filled(),)
 
@@ -129,8 +147,9 @@ class Shaper:
         room = self._capacity - len(self._raw)
         if room > 0:
             size = max(1, room - _CHUNK_HEADER)
-            events = self._content[: min(size, self._releasable())]
+            events = self._content[: min(size, self._whole)]
             del self._content[: len(events)]
+            self._whole -= len(events)
             self._raw += write_varint(size, _CHUNK_HEADER) + events + filler(size - len(events))
         return self._cut()
 
@@ -156,7 +175,7 @@ class Shaper:
 
     def _full_frames(self) -> tuple[Frame, ...]:
         frames: list[Frame] = []
-        while len(self._raw) + _CHUNK_HEADER + self._releasable() >= self._capacity:
+        while len(self._raw) + _CHUNK_HEADER + self._whole >= self._capacity:
             frames.append(self._filled())
         return tuple(frames)
 
@@ -165,16 +184,9 @@ class Shaper:
             return ()
         self._raw += encode_content(bytes(self._content))
         self._content.clear()
+        self._whole = 0
         pieces = [bytes(self._raw[at : at + CHUNK]) for at in range(0, len(self._raw), CHUNK)]
         self._raw.clear()
         self._sent += len(pieces)
         self.finished = self._ended
         return tuple(Frame(piece, self._ended and piece is pieces[-1]) for piece in pieces)
-
-    def _releasable(self) -> int:
-        """Bytes up to the end of the last whole event. A piece of an event waits: filler may have to follow it."""
-        return max(self._after(b"\n\n"), self._after(b"\n\r\n"), self._after(b"\r\r"))
-
-    def _after(self, boundary: bytes) -> int:
-        found = self._content.rfind(boundary)
-        return 0 if found < 0 else found + len(boundary)
