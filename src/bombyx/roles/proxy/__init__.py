@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The proxy: matches sealed requests to workers, is paid and pays, and cannot read a byte of what it carries.
+
+settings   what an operator may set            links      a worker's end of the network: handshake, frames
+registry   what the chain says, cached         relay      one stream, the hot path: frames in, records out
+directory  offers and blobs, as published      dispatch   choice, attempts, failover, settlement
+accounts   clients' channels (we are paid)     admission  envelope, limits, payment: who may have a stream
+wallet     workers' channels (we pay)          http       routes and problems
+scribe     rows, committed in groups           view       what was seen of a request, for its owner to see
+metrics    counters, without content           runtime    the role: start, drain, stop, restart
+"""

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What clients pay this proxy: the payee's book, the chain's view of each channel, sessions, claims (PAY-2 .. PAY-17).
+
+Always: a reservation is durable before its request is forwarded, a charge before the answer's end is sent; look-ups of
+channels nobody knows are bounded; a restart rebuilds the same book from its rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+from bombyx.errors import BombyxError, Overloaded, PaymentError, Peer, PeerError
+from bombyx.ports import ChannelView, Claim, Clock, Ledger, LedgerInfo
+from bombyx.protocol.pay.payee import Account, PayeeBook, PayeeTerms, Reservation
+from bombyx.protocol.primitives import Amount, Digest, RequestId, Secret
+from bombyx.protocol.seal import SESSION_LABEL, GatewayKey, decapsulate_request
+from bombyx.protocol.wire.channel import settlement_domain
+from bombyx.protocol.wire.request import Payment
+from bombyx.protocol.wire.signing import SigningKey
+from bombyx.roles.proxy.scribe import Scribe
+from bombyx.roles.proxy.settings import ProxySettings
+
+log = logging.getLogger("bombyx.proxy")
+
+TABLE: Final = "proxy_payee"
+MAX_VIEWS: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    view: ChannelView
+    at: float
+
+
+class Accounts:
+    """Every client's channel."""
+
+    def __init__(
+        self,
+        settings: ProxySettings,
+        key: SigningKey,
+        pay_key: GatewayKey,
+        info: LedgerInfo,
+        rows: list[tuple[bytes, bytes]],
+        *,
+        ledger: Ledger,
+        clock: Clock,
+        scribe: Scribe,
+    ) -> None:
+        self._settings = settings
+        self._key = key
+        self._pay_keys = (pay_key,)
+        self._ledger = ledger
+        self._clock = clock
+        self._scribe = scribe
+        terms = PayeeTerms(
+            receiver=key.address,
+            receiver_authorizer=key.address,
+            token=info.token,
+            longest_request=int(settings.timings.max_deadline),
+            claim_threshold=settings.claim_threshold,
+        )
+        domain = settlement_domain(info.chain_id, info.settlement)
+        self.book = PayeeBook.load(terms, domain, rows, payer=Peer.CLIENT)
+        self._views: dict[Digest, _Seen] = {}
+        self._lookups = asyncio.Semaphore(settings.limits.lookups)
+        self._refreshing: set[Digest] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def reserve(
+        self, payment: Payment, *, request_id: RequestId, cap: int, meta_hash: Digest, body_hash: Digest
+    ) -> Reservation:
+        """Reserve what the request may cost; durable when this returns. Raises `PaymentError`."""
+        view = await self._view(payment)
+        if payment.channel not in self.book:
+            self.book.open(view)
+        reservation = self.book.accept(
+            payment,
+            request_id=request_id,
+            cap=cap,
+            meta_hash=meta_hash,
+            body_hash=body_hash,
+            now=self._clock.now(),
+            view=view,
+            session_key=self._session_key(payment),
+        )
+        await self._scribe.write(TABLE, self.book.take_rows())
+        return reservation
+
+    def _session_key(self, payment: Payment) -> Secret | None:
+        if payment.grant is None or not self.book.wants_key(payment):
+            return None
+        try:
+            key, _, _ = decapsulate_request(self._pay_keys, payment.grant.sealed_key, label=SESSION_LABEL)
+        except PeerError:
+            return None  # the book refuses with its own rule
+        return Secret(key)
+
+    def open_of(self, channel: Digest) -> int:
+        """Requests under way on a channel."""
+        return len(self.book.channel(channel).reserved) if channel in self.book else 0
+
+    def settle(self, reservation: Reservation, charge: Amount) -> Amount:
+        """Charge and give the channel's new total. Durable with the scribe's next `write`."""
+        self.book.settle(reservation.channel, reservation.request_id, charge, now=self._clock.now())
+        self._scribe.put(TABLE, self.book.take_rows())
+        return self.book.channel(reservation.channel).charged
+
+    def release(self, reservation: Reservation) -> None:
+        self.book.release(reservation.channel, reservation.request_id)
+        self._scribe.put(TABLE, self.book.take_rows())
+
+    def account(self, channel: Digest) -> Account:
+        return self.book.account(channel)
+
+    # --- the chain ---
+
+    async def _view(self, payment: Payment) -> ChannelView:
+        """The channel on chain: a little old is good enough, unless the voucher shows that it was topped up."""
+        seen = self._views.get(payment.channel)
+        if seen is None:
+            return await self._look_up(payment.channel)
+        age, fresh = self._clock.monotonic() - seen.at, self._settings.timings.view_fresh
+        if payment.voucher is not None and payment.voucher.ceiling > seen.view.spendable:
+            return await self._look_up(payment.channel)
+        if age > 4 * fresh:
+            return await self._look_up(payment.channel)
+        if age > fresh and payment.channel not in self._refreshing:
+            self._refreshing.add(payment.channel)
+            task = asyncio.get_running_loop().create_task(self._refresh(payment.channel))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return seen.view
+
+    async def _refresh(self, channel: Digest) -> None:
+        try:
+            await self._look_up(channel)
+        except BombyxError as error:
+            log.warning("cannot refresh a channel's view: %s", error)
+        finally:
+            self._refreshing.discard(channel)
+
+    async def _look_up(self, channel: Digest) -> ChannelView:
+        if self._lookups.locked():
+            raise Overloaded("too many channels are being looked up", retry_after=1.0, rule="PROXY-4")
+        async with self._lookups:
+            view = await self._ledger.channel(channel)
+        if view is None:
+            raise PaymentError("there is no such channel on this chain", peer=Peer.CLIENT, rule="PAY-2")
+        if len(self._views) >= MAX_VIEWS:
+            self._views.clear()
+        self._views[channel] = _Seen(view, self._clock.monotonic())
+        return view
+
+    async def claim(self, *, everything: bool = False) -> int:
+        """Present what is worth presenting; how many channels were claimed."""
+        claims: list[Claim] = []
+        for channel in self.book.channels:
+            view = await self._ledger.channel(channel)
+            if view is None:
+                continue
+            self._views[channel] = _Seen(view, self._clock.monotonic())
+            self.book.observe(view, now=self._clock.now())
+            due = self.book.claim_now(channel) if everything else None
+            due = due or self.book.claim(channel, view=view, now=self._clock.now())
+            if due is not None:
+                claims.append(due)
+        if claims:
+            await self._ledger.claim(claims, signer=self._key)
+            for claim in claims:
+                view = await self._ledger.channel(claim.config.channel_id(self.book.domain))
+                if view is not None:
+                    self.book.observe(view, now=self._clock.now())
+        await self._scribe.write(TABLE, self.book.take_rows())
+        return len(claims)
+
+    async def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

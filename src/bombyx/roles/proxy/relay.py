@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One stream through the proxy: DATA frames from a worker become records of a client's response. The hot path.
+
+No task, no lock and no wait per frame: the link calls `on_data` for each, `flush` once per message that touched the
+stream. A frame costs one SHA-256 and its share of a join; what one message brought for one client leaves in one write.
+
+Always: nothing is forwarded that is not counted in the receipt trail; a bad receipt stops the stream at the last good
+one; DATA beyond the credit given is the worker's fault; after `ended` nothing is forwarded. (LINK-3 .. LINK-6, RCT-3)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from bombyx.errors import BombyxError, EngineUnavailable, MalformedMessage, Peer, PeerError, StreamTruncated
+from bombyx.ports import HttpExchange
+from bombyx.protocol.pay.trail import ReceiptTrail
+from bombyx.protocol.primitives import Digest
+from bombyx.protocol.seal import ResponseChain
+from bombyx.protocol.wire.receipt import SignedReceipt
+from bombyx.protocol.wire.records import LinkRefusal, LinkType, Record, ResponseHead, write_record
+from bombyx.protocol.wire.varint import write_varint
+
+HEADERS: Final = {
+    "content-type": "application/vnd.bombyx.response",
+    "cache-control": "no-store",
+    "incremental": "?1",
+    "x-accel-buffering": "no",
+}
+
+OnReceipt = Callable[[SignedReceipt], None]
+Observer = Callable[[str, bytes], None]
+
+
+class FrameSender(Protocol):
+    """The link's side of a stream."""
+
+    def send(self, kind: LinkType, number: int, payload: bytes = b"") -> None: ...
+
+    def forget(self, number: int) -> None: ...
+
+
+class Stream:
+    """One attempt at one request. Made by the dispatcher, fed by the link."""
+
+    __slots__ = (
+        "_cancelled",
+        "_credit",
+        "_exchange",
+        "_head",
+        "_link",
+        "_on_receipt",
+        "_out",
+        "_owed",
+        "_window",
+        "bytes",
+        "chain",
+        "ended",
+        "number",
+        "observer",
+        "opened",
+        "sizes",
+        "touched",
+        "trail",
+    )
+
+    def __init__(
+        self,
+        link: FrameSender,
+        number: int,
+        exchange: HttpExchange,
+        *,
+        candidate: Digest,
+        trail: ReceiptTrail,
+        window: int,
+        on_receipt: OnReceipt,
+        observer: Observer | None = None,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.number = number
+        self.trail = trail
+        self.chain = ResponseChain()
+        self.opened: asyncio.Future[BombyxError | None] = loop.create_future()  # None: the first frame is here
+        self.ended: asyncio.Future[BombyxError | None] = loop.create_future()  # None: END after a final receipt
+        self.touched = False
+        self.bytes = 0
+        self.sizes: dict[int, int] = {}  # payload size -> how many frames
+        self.observer = observer
+        self._link = link
+        self._exchange = exchange
+        self._head = write_record(Record.HEAD, ResponseHead(candidate=candidate).encode())
+        self._out: list[bytes] = []
+        self._window = self._credit = window
+        self._owed = 0
+        self._on_receipt = on_receipt
+        self._cancelled = False
+
+    # FRAMES IN (called by the link)
+
+    def on_data(self, payload: bytes) -> None:
+        size = len(payload)
+        self._credit -= size
+        if self._credit < 0:
+            self._fail(MalformedMessage("DATA beyond the credit given", peer=Peer.WORKER, rule="LINK-5"))
+            return
+        try:
+            self.trail.delivered(self.chain.update(payload), size)
+        except PeerError as error:
+            self._fail(error)
+            return
+        self.bytes += size
+        self.sizes[size] = self.sizes.get(size, 0) + 1
+        if self.observer is not None:
+            self.observer("frame", payload)
+        if not self.opened.done():
+            self.opened.set_result(None)
+            self._exchange.start(200, HEADERS)
+            self._out.append(self._head)
+        self._out.append(_data_prefix(size))
+        self._out.append(payload)
+        self._owed += size
+
+    def on_receipt(self, payload: bytes) -> None:
+        try:
+            signed = SignedReceipt.decode(payload)
+            self.trail.receive(signed)
+        except PeerError as error:
+            self._fail(error)
+            return
+        self._on_receipt(signed)
+        if self.observer is not None:
+            self.observer("receipt", payload)
+        if self.trail.frames:
+            self._out.append(write_record(Record.RECEIPT, payload))
+
+    def on_end(self) -> None:
+        if self.trail.final is None:
+            self._fail(StreamTruncated("the worker ended without a final receipt", peer=Peer.WORKER, rule="RCT-8"))
+            return
+        self.flush()
+        if not self.opened.done():
+            self.opened.set_result(EngineUnavailable("the worker delivered nothing", rule="LINK-4"))
+        self._end(None)
+
+    def on_refuse(self, payload: bytes) -> None:
+        try:
+            refusal = LinkRefusal.decode(payload)
+        except MalformedMessage as error:
+            self._fail(error)
+            return
+        if self.trail.frames:
+            self._fail(MalformedMessage("a refusal after DATA", peer=Peer.WORKER, rule="LINK-4"))
+        else:
+            self._end(Refused(refusal))
+
+    def lost(self) -> None:
+        """The link is gone."""
+        self._end(StreamTruncated("the worker's link was lost", peer=Peer.WORKER, rule="LINK-1"))
+
+    # BACK-PRESSURE
+
+    def flush(self) -> None:
+        """Write what has gathered, and give the worker new credit for what the client takes."""
+        self.touched = False
+        if self._out:
+            self._exchange.write(b"".join(self._out))
+            self._out.clear()
+        if self._owed * 2 >= self._window and not self._exchange.paused:
+            self.grant()
+
+    def grant(self) -> None:
+        """More credit. Called by the exchange, too, when a slow client has caught up."""
+        if self._owed and not self.ended.done():
+            self._link.send(LinkType.WINDOW, self.number, self._owed.to_bytes(4))
+            self._credit += self._owed
+            self._owed = 0
+
+    # ENDS
+
+    def cancel(self) -> None:
+        """Stop the worker. What it delivers until it hears of it is forwarded, counted and receipted as ever."""
+        if not self._cancelled and not self.ended.done():
+            self._cancelled = True
+            self._link.send(LinkType.CANCEL, self.number)
+
+    def give_up(self, error: BombyxError) -> None:
+        """We stop waiting for this stream."""
+        self.cancel()
+        self._end(error)
+
+    def _fail(self, error: BombyxError) -> None:
+        if not self.ended.done():
+            self.flush()
+            self.cancel()
+            self._end(error)
+
+    def _end(self, error: BombyxError | None) -> None:
+        self.flush()
+        self._link.forget(self.number)
+        if not self.opened.done():
+            self.opened.set_result(error)
+        if not self.ended.done():
+            self.ended.set_result(error)
+
+
+class Refused(BombyxError):
+    """A worker's unsealed word on why it did not start: a hint, and `code` says whether another may."""
+
+    def __init__(self, refusal: LinkRefusal) -> None:
+        super().__init__(refusal.message)
+        self.code = refusal.code
+        self.retry_after = refusal.retry_after_ms / 1000
+
+    @property
+    def blames_worker(self) -> bool:
+        """Whether it counts as a failure of the worker's: not for being busy, nor for what the client sent."""
+        return self.code in _WORKER_FAULTS
+
+    @property
+    def final(self) -> bool:
+        """Whether another worker would refuse as well."""
+        return self.code in _CLIENT_FAULTS
+
+
+_WORKER_FAULTS: Final = frozenset({"engine_unavailable", "unavailable", "bombyx_error", "local_error"})
+_CLIENT_FAULTS: Final = frozenset({"malformed_message", "seal_error", "replayed", "bad_request"})
+
+
+@functools.lru_cache(maxsize=4096)
+def _data_prefix(size: int) -> bytes:
+    """Type and length of a DATA record; answers use a handful of sizes."""
+    return bytes([Record.DATA]) + write_varint(size)

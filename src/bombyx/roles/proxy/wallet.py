@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this proxy pays its workers: one channel to each enclave, opened and topped up on demand (PAY-18 .. PAY-22).
+
+Always: rows of a payment are durable before its bytes leave; a worker's channel never holds more than `float_limit`
+beyond what was agreed, which is also the most one dishonest worker can take; deposits are made one at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import Final
+
+from bombyx.errors import MalformedMessage, Peer, Unavailable
+from bombyx.ports import Clock, Ledger, LedgerInfo, Operator
+from bombyx.protocol.pay.payer import PayerChannel, PayerPolicy
+from bombyx.protocol.primitives import MAX_AMOUNT, Amount, Digest, RequestId, Secret
+from bombyx.protocol.seal import SESSION_LABEL, KeyConfig, Randomness, encapsulate_request
+from bombyx.protocol.seal.ohttp import parse_key_config
+from bombyx.protocol.wire.channel import ChannelConfig, settlement_domain
+from bombyx.protocol.wire.request import Payment
+from bombyx.protocol.wire.signing import SigningKey
+from bombyx.roles.proxy.scribe import Scribe
+from bombyx.roles.proxy.settings import ProxySettings
+
+log = logging.getLogger("bombyx.proxy")
+
+TABLE: Final = "proxy_payer"
+MAX_IN_FLIGHT: Final = 4_096
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class WorkerAccount:
+    """Our channel to one worker enclave, and the key session keys are sealed to."""
+
+    channel: PayerChannel
+    pay_key: KeyConfig = field(repr=False)
+    topping_up: bool = False
+
+
+class Wallet:
+    """All channels we pay from."""
+
+    def __init__(
+        self,
+        settings: ProxySettings,
+        key: SigningKey,
+        info: LedgerInfo,
+        *,
+        ledger: Ledger,
+        clock: Clock,
+        randomness: Randomness,
+        scribe: Scribe,
+    ) -> None:
+        self._settings = settings
+        self._key = key
+        self._info = info
+        self._ledger = ledger
+        self._clock = clock
+        self._randomness = randomness
+        self._scribe = scribe
+        self._domain = settlement_domain(info.chain_id, info.settlement)
+        self._policy = PayerPolicy(budget=MAX_AMOUNT, window=settings.voucher_window, max_in_flight=MAX_IN_FLIGHT)
+        self._channels: dict[Digest, PayerChannel] = {}
+        self._depositing = asyncio.Lock()
+
+    def load(self, rows: list[tuple[bytes, bytes]]) -> None:
+        """Channels of an earlier run. Requests that were in flight then are left: only their receipts count."""
+        for channel in PayerChannel.load(self._domain, self._policy, rows, payee=Peer.WORKER):
+            self._channels[channel.id] = channel
+
+    def channel(self, channel: Digest) -> PayerChannel | None:
+        return self._channels.get(channel)
+
+    async def account(self, line: Operator) -> WorkerAccount:
+        """The channel to the enclave the registry names for this operator, deposited and ready."""
+        config = ChannelConfig(
+            payer=self._key.address,
+            payer_authorizer=self._key.address,
+            receiver=line.address,
+            receiver_authorizer=line.pay_authorizer,
+            token=self._info.token,
+            withdraw_delay=self._settings.withdraw_delay,
+            salt=Digest.zero(),
+        )
+        try:
+            pay_key = parse_key_config(line.pay_key_config)
+        except MalformedMessage as error:
+            raise MalformedMessage(
+                f"the registered payment key is malformed: {error.message}", peer=Peer.WORKER, rule="PAY-9"
+            ) from None
+        channel = self._channels.get(config.channel_id(self._domain))
+        if channel is None:
+            channel = PayerChannel(config, self._domain, self._policy, payee=Peer.WORKER)
+            self._channels[channel.id] = channel
+            await self._write(channel)
+        account = WorkerAccount(channel=channel, pay_key=pay_key)
+        await self.top_up(account)
+        return account
+
+    async def top_up(self, account: WorkerAccount) -> None:
+        """Bring what is deposited and not agreed back to the float, when less than half of it is left."""
+        channel, most = account.channel, self._settings.float_limit
+        async with self._depositing:
+            view = await self._ledger.channel(channel.id)
+            free = (view.spendable if view else 0) - channel.agreed
+            if free < most // 2:
+                await self._ledger.deposit(channel.config, Amount(most - max(0, free)), signer=self._key)
+                view = await self._ledger.channel(channel.id)
+            if view is None:
+                raise Unavailable("the channel was deposited and is not there", retry_after=1.0, rule="PAY-18")
+            channel.observe(view)
+
+    def runs_low(self, account: WorkerAccount) -> bool:
+        channel = account.channel
+        return channel.limit != MAX_AMOUNT and self._free(channel) < self._settings.float_limit // 2
+
+    def _free(self, channel: PayerChannel) -> int:
+        return channel.limit - channel.agreed
+
+    async def authorize(
+        self, account: WorkerAccount, request_id: RequestId, *, cap: int, meta_hash: Digest, body_hash: Digest
+    ) -> Payment:
+        """A payment for one request, durable before it is returned. `BudgetExceeded`: the float is used up."""
+        channel = account.channel
+        if channel.needs_session(self._clock.now()):
+            self._open_session(account)
+        payment = channel.authorize(request_id, cap=cap, meta_hash=meta_hash, body_hash=body_hash, signer=self._key)
+        await self._write(channel)
+        return payment
+
+    def _open_session(self, account: WorkerAccount) -> None:
+        key = Secret(self._randomness.bytes(32))
+        sealed, _ = encapsulate_request(account.pay_key, key.reveal(), self._randomness, label=SESSION_LABEL)
+        not_after = self._clock.now().plus(seconds=self._settings.session_seconds)
+        account.channel.open_session(key, sealed_key=sealed, not_after=not_after, signer=self._key)
+
+    def agree(self, channel: PayerChannel, request_id: RequestId, charge: int, *, final: bool) -> None:
+        """Book what a checked receipt says. Rows go out with the next `write` of the scribe."""
+        if final:
+            channel.agree(request_id, charge)
+        else:
+            if charge:
+                channel.checkpoint(request_id, charge)
+            channel.leave(request_id)
+        self.put(channel)
+
+    def release(self, channel: PayerChannel, request_id: RequestId) -> None:
+        channel.release(request_id)
+        self.put(channel)
+
+    def put(self, channel: PayerChannel) -> None:
+        self._scribe.put(TABLE, channel.take_rows())
+
+    async def _write(self, channel: PayerChannel) -> None:
+        await self._scribe.write(TABLE, channel.take_rows())
