@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A period's Evidence: keyset, quote, manifests and endorsements, put together once and published as one bundle (spec ATT).
+"""A period's Evidence: keyset, quote, manifests, endorsements, put together once and published as one bundle (spec ATT).
 
 Not here: any appraisal; a worker that appraised itself would prove nothing.
 
@@ -18,8 +18,8 @@ from bombyx.errors import Unavailable
 from bombyx.ports import Clock, EndorsementSource, EvidenceSource, Ledger, LedgerInfo
 from bombyx.protocol.attest.keyset import gpu_nonce, report_data
 from bombyx.protocol.primitives import Address, sha256
-from bombyx.protocol.seal.envelope import ReplayGuard
 from bombyx.protocol.seal.ohttp import GatewayKey, encode_key_configs
+from bombyx.protocol.seal.replay import ReplayGuard
 from bombyx.protocol.wire.evidence import BlockHeader, EvidenceBundle, Keyset, ModelManifest
 from bombyx.roles.worker.keys import BootKeys, Period
 from bombyx.roles.worker.settings import Timings

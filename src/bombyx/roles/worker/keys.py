@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bombyx.errors import KeyConfigError
-from bombyx.ports import Entropy
 from bombyx.protocol.primitives import Digest, Secret
-from bombyx.protocol.seal.envelope import ReplayGuard
-from bombyx.protocol.seal.hpke import Kem, PrivateKey
-from bombyx.protocol.seal.ohttp import GatewayKey, KeyConfig
+from bombyx.protocol.seal.hpke import Kem, Randomness
+from bombyx.protocol.seal.ohttp import GatewayKey
+from bombyx.protocol.seal.replay import ReplayGuard
 from bombyx.protocol.wire.evidence import Keyset
 from bombyx.protocol.wire.signing import SigningKey
 
@@ -34,11 +33,11 @@ class BootKeys:
     pay_gateway: GatewayKey
 
     @classmethod
-    def make(cls, entropy: Entropy) -> BootKeys:
+    def make(cls, randomness: Randomness) -> BootKeys:
         return cls(
-            receipt=new_signing_key(entropy),
-            pay_authorizer=new_signing_key(entropy),
-            pay_gateway=_gateway(entropy, PAY_KEY_ID, Kem.X25519),
+            receipt=new_signing_key(randomness),
+            pay_authorizer=new_signing_key(randomness),
+            pay_gateway=GatewayKey.generate(PAY_KEY_ID, Kem.X25519, randomness),
         )
 
 
@@ -72,11 +71,11 @@ class Keyring:
     def current(self) -> Period | None:
         return self._periods[-1] if self._periods else None
 
-    def new_gateways(self, entropy: Entropy) -> tuple[GatewayKey, ...]:
+    def new_gateways(self, randomness: Randomness) -> tuple[GatewayKey, ...]:
         """Keys for a period to come. Ids differ from those of the periods still held (RFC 9458 section 3)."""
         made = []
         for kem in KEMS:
-            made.append(_gateway(entropy, self._next_id, kem))
+            made.append(GatewayKey.generate(self._next_id, kem, randomness))
             self._next_id = self._next_id % 255 + 1
         return tuple(made)
 
@@ -99,15 +98,10 @@ class Keyring:
         raise KeyConfigError("sealed to a key this worker does not hold", rule="SEAL-10")
 
 
-def new_signing_key(entropy: Entropy) -> SigningKey:
+def new_signing_key(randomness: Randomness) -> SigningKey:
     """A secp256k1 key; a draw outside the curve's order (2^-128) is drawn again."""
     while True:
         try:
-            return SigningKey(Secret(entropy.bytes(32)))
+            return SigningKey(Secret(randomness.bytes(32)))
         except ValueError:
             continue
-
-
-def _gateway(entropy: Entropy, key_id: int, kem: Kem) -> GatewayKey:
-    private = PrivateKey.generate(kem, entropy)
-    return GatewayKey(config=KeyConfig(key_id=key_id, kem=kem, public_key=private.public_bytes), private_key=private)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final, Protocol
 
 from bombyx.errors import BombyxError, MalformedMessage, Peer, PeerError, Unavailable
@@ -35,6 +35,7 @@ from bombyx.roles.worker.uploads import Uploads
 log = logging.getLogger("bombyx.worker")
 
 LINK_VERSION: Final = 1
+MIN_WINDOW: Final = 32_768  # bytes of credit a stream starts with; the largest sealed frame has 16 kB
 MAX_STREAMS: Final = 4096  # open at once on one link; far above any capacity
 
 Frame = tuple[LinkType, int, bytes]
@@ -78,6 +79,8 @@ class LinkSession:
         chain_id: int,
         expected_proxy: Address | None,
         handshake_seconds: float,
+        on_welcome: Callable[[LinkSession], None],
+        on_end: Callable[[LinkSession], None],
     ) -> None:
         self._link = link
         self._desk = desk
@@ -85,6 +88,8 @@ class LinkSession:
         self._chain_id = chain_id
         self._expected = expected_proxy
         self._handshake_seconds = handshake_seconds
+        self._on_welcomed = on_welcome
+        self._on_end = on_end
         self._challenge: LinkChallenge | None = None
         self._hellos: list[tuple[Digest, Digest]] = []  # (our nonce, bundle digest) not yet welcomed
         self._window = 0
@@ -150,6 +155,7 @@ class LinkSession:
         return payload
 
     def _lost(self) -> None:
+        self._on_end(self)
         self._flush()
         for stream in self._streams.values():
             stream.stop(link_lost=True)
@@ -186,7 +192,7 @@ class LinkSession:
     def _on_welcome(self, payload: bytes) -> None:
         """LINK-2: the proxy's key signs our nonce and our bundle, so nobody in between can answer for it."""
         welcome = LinkWelcome.decode(payload)
-        if welcome.v != LINK_VERSION or welcome.proxy != self.proxy or welcome.window < 1:
+        if welcome.v != LINK_VERSION or welcome.proxy != self.proxy or welcome.window < MIN_WINDOW:
             raise self._fault("a WELCOME that contradicts its CHALLENGE")
         for position, (nonce, bundle) in enumerate(self._hellos):
             signer = recover(tagged_hash("bombyx welcome v1", nonce, bundle), welcome.signature)
@@ -194,6 +200,7 @@ class LinkSession:
                 del self._hellos[: position + 1]
                 self._window = welcome.window
                 self.welcomed.set()
+                self._on_welcomed(self)
                 return
         raise self._fault("a WELCOME nobody known signed for this hello")
 
@@ -289,6 +296,11 @@ class LinkSession:
         """Wait until no request of this link runs."""
         while self._tasks:
             await asyncio.wait(set(self._tasks))
+
+    def stop_streams(self) -> None:
+        """Our own CANCEL for everything that runs: each ends with a receipt for what was delivered."""
+        for stream in tuple(self._streams.values()):
+            stream.stop()
 
     # --- odds --------------------------------------------------------------------------------------------------------
 
