@@ -15,12 +15,15 @@ from typing import Final
 
 import dcap_qvl
 import orjson
+from cryptography import x509
 
 from bombyx.errors import Unavailable
 from bombyx.ports import Clock, EndorsementSource
 from bombyx.protocol.primitives import Instant, sha256
 
 MAX_FILE: Final = 262_144  # bytes; Intel's collateral is 19 kB
+_DATED: Final = ("tcb_info", "qe_identity")
+_LISTS: Final = ("root_ca_crl", "pck_crl")
 
 
 class FileEndorsements:
@@ -65,12 +68,13 @@ def platform_of(quote: bytes) -> str:
 
 
 def expires(endorsements: bytes) -> Instant:
-    """The earlier nextUpdate of TCB info and QE identity; the epoch when there is none to read."""
+    """When the first of TCB info, QE identity and both revocation lists runs out; the epoch when that is unreadable."""
     try:
         fields = orjson.loads(endorsements)
-        dates = [orjson.loads(fields[part])["nextUpdate"] for part in ("tcb_info", "qe_identity")]
-        return Instant.from_seconds(min(dt.datetime.fromisoformat(date).timestamp() for date in dates))
-    except (ValueError, KeyError, TypeError):
+        dates = [dt.datetime.fromisoformat(orjson.loads(fields[part])["nextUpdate"]) for part in _DATED]
+        lists = [x509.load_der_x509_crl(bytes.fromhex(fields[part])).next_update_utc for part in _LISTS]
+        return Instant.from_seconds(min(date.timestamp() for date in (*dates, *lists) if date is not None))
+    except (ValueError, KeyError, TypeError, OverflowError, x509.InvalidVersion):
         return Instant(0)
 
 

@@ -3,8 +3,14 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import os
+import re
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +25,7 @@ from bombyx.protocol.attest import (
     RegisteredWorker,
     Status,
     appraise,
+    policy_to_toml,
     report_data,
 )
 from bombyx.protocol.attest.events import write_event_log
@@ -74,6 +81,7 @@ class Scene:
     keyset: dict[str, Any] = field(default_factory=dict)
     enclave: dict[str, Any] = field(default_factory=dict)
     bundle: dict[str, Any] = field(default_factory=dict)
+    vector: Path | None = None  # where this attack is kept for other implementations
 
     def make_keyset(self) -> Keyset:
         return replace(KEYSET, **self.keyset)
@@ -103,7 +111,30 @@ class Scene:
 
     def refused(self, step: int, *words: str) -> AttestationError:
         """The appraisal fails at `step`, says `words`, and shows all ten steps."""
-        return refused(self.appraise, step, *words)
+        error = refused(self.appraise, step, *words)
+        if self.vector is not None:
+            compare_or_keep(self.vector, self.as_vector(step))
+        return error
+
+    def as_vector(self, step: int | None) -> dict[str, Any]:
+        """Everything one appraisal needs, and what must come of it, as JSON (tests/vectors/attest/README.md)."""
+        registered, beacon = self.registered, self.beacon
+        return {
+            "attack": self.vector.stem if self.vector else "",
+            "fails_at_step": step,
+            "now_ms": int(self.now),
+            "policy": policy_to_toml(self.policy),
+            "registered": None
+            if registered is None
+            else {
+                "operator": registered.operator.hex(),
+                "receipt_address": registered.receipt_address.hex(),
+                "pay_authorizer": registered.pay_authorizer.hex(),
+                "chain_id": registered.chain_id,
+            },
+            "beacon": None if beacon is None else beacon.encode().hex(),
+            "bundle": base64.b64encode(zlib.compress(self.make_bundle().encode(), 9)).decode(),
+        }
 
 
 def refused(attempt: Callable[[], object], step: int, *words: str) -> AttestationError:
@@ -120,6 +151,27 @@ def refused(attempt: Callable[[], object], step: int, *words: str) -> Attestatio
     return error
 
 
+def compare_or_keep(path: Path, vector: dict[str, Any]) -> None:
+    """Compare with the vector kept; write it where BOMBYX_WRITE_VECTORS is set. A stale vector is a failure."""
+    if os.environ.get("BOMBYX_WRITE_VECTORS"):
+        path.write_text(json.dumps(vector, indent=1) + "\n")
+    kept = json.loads(path.read_text())
+    assert unpacked(kept) == unpacked(vector), f"{path.name} is not what this attack makes; see its README"
+
+
+def unpacked(vector: dict[str, Any]) -> dict[str, Any]:
+    """With the bundle's own bytes: compressed ones may differ between versions of zlib."""
+    return {**vector, "bundle": zlib.decompress(base64.b64decode(vector["bundle"]))}
+
+
 @pytest.fixture
-def scene() -> Scene:
-    return Scene()
+def keep() -> Callable[[Path, dict[str, Any]], None]:
+    return compare_or_keep
+
+
+@pytest.fixture
+def scene(request: pytest.FixtureRequest, vectors: Path) -> Scene:
+    if request.path.name != "test_attacks.py":
+        return Scene()
+    name = re.sub(r"[^A-Za-z0-9]+", "_", request.node.name.removeprefix("test_")).strip("_")
+    return Scene(vector=vectors / "attest" / f"{name}.json")

@@ -184,6 +184,12 @@ def test_a_revoked_machine(scene: Any) -> None:
     scene.refused(3, "revoked")
 
 
+def test_collateral_for_another_kind_of_platform(scene: Any) -> None:
+    """ATT-6.3: the maker's word on a machine that needs no patch, for one that does."""
+    scene.bundle = {"endorsements": scene.platform.with_settings(fmspc="00906ed50000").endorsements(scene.now)}
+    scene.refused(3, "another kind of platform")
+
+
 @pytest.mark.parametrize("status", ["OutOfDate", "ConfigurationNeeded", "SWHardeningNeeded", "Revoked"])
 def test_a_platform_out_of_date(scene: Any, status: str) -> None:
     """ATT-6.3: the library lets most of these pass; the policy does not."""
@@ -338,6 +344,12 @@ def test_the_registry_disagrees(scene: Any, field: str) -> None:
     """ATT-6.7: an enclave that speaks for somebody else, or signs receipts nobody registered."""
     scene.registered = replace(scene.registered, **{field: Address(b"x" * 20)})
     scene.refused(7, field)
+
+
+def test_a_keyset_for_another_chain(scene: Any) -> None:
+    """ATT-6.7: the same operator, registered elsewhere under other stakes."""
+    scene.registered = replace(scene.registered, chain_id=1)
+    scene.refused(7, "chain_id")
 
 
 def test_an_operator_who_is_not_registered(scene: Any) -> None:

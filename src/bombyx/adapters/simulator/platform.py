@@ -25,7 +25,6 @@ from bombyx.errors import ConfigError
 from bombyx.protocol.primitives import Instant, Secret
 
 _QE_VENDOR: Final = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")  # fixed by the quote format
-_FMSPC: Final = bytes.fromhex("f0510fffff00")  # no Intel platform has it
 _CPU_SVN: Final = bytes([3, 3, 2, 2, 4, 1, 0, 5]) + bytes(8)
 _TEE_TCB_SVN: Final = bytes([6, 1, 3]) + bytes(13)
 _PCE_SVN: Final = 11
@@ -43,6 +42,7 @@ class PlatformSettings:
     revoke_pck: bool = False
     collateral_days: int = 30
     crl_days: int = 30
+    fmspc: str = "f0510fffff00"  # the kind of platform; no Intel one has this
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +111,11 @@ class SimulatedPlatform:
     @functools.cached_property
     def _pck(self) -> Any:
         extension = sgx_extension(
-            ppid=self._machine_id, cpu_svn=_CPU_SVN, pce_svn=_PCE_SVN, fmspc=_FMSPC, instance=self._machine_id
+            ppid=self._machine_id,
+            cpu_svn=_CPU_SVN,
+            pce_svn=_PCE_SVN,
+            fmspc=bytes.fromhex(self.settings.fmspc),
+            instance=self._machine_id,
         )
         return pki.leaf("Simulated SGX PCK Certificate", self._authority, self._keys["pck"], self.created, extension)
 
@@ -198,7 +202,7 @@ class SimulatedPlatform:
         }
         if status != "UpToDate":
             level["advisoryIDs"] = ["SIMULATED-SA-00001"]
-        info = {"id": "TDX", "version": 3, **dates, "fmspc": _FMSPC.hex().upper(), "pceId": "0000", "tcbType": 0}
+        info = {"id": "TDX", "version": 3, **dates, "fmspc": self.settings.fmspc.upper(), "pceId": "0000", "tcbType": 0}
         module_levels = [_isv_level(dates)]
         info["tdxModule"] = no_signer
         info["tdxModuleIdentities"] = [{"id": "TDX_01", **no_signer, "tcbLevels": module_levels}]

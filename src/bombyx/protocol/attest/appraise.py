@@ -61,7 +61,7 @@ def appraise(
     )
     beacon_at = trail.run(8, keyset.check_beacon, evidence.bundle, evidence.keyset, beacon, policy, now)
     gpus = trail.run(9, _check_gpu, evidence, quoted, reference, policy, now)
-    until = trail.run(10, keyset.check_window, evidence.keyset, beacon_at, quoted.endorsed_until, now)
+    until = trail.run(10, keyset.check_window, evidence.keyset, beacon_at, quoted.endorsed_until, policy, now)
     return AttestationResult(
         trust_class=_trust_class(quoted, gpus),
         keyset=evidence.keyset,

@@ -21,11 +21,12 @@ GPU_NONCE_TAG: Final = "bombyx gpu nonce v1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegisteredWorker:
-    """What the chain's registry says of a worker's operator."""
+    """What the chain's registry says of a worker's operator; `chain_id` is that chain's, where it is known."""
 
     operator: Address
     receipt_address: Address
     pay_authorizer: Address
+    chain_id: int | None = None
 
 
 def report_data(keyset: bytes) -> bytes:
@@ -53,9 +54,9 @@ def check_binding(
         if policy.require_chain:
             raise Refused("no registry entry for the operator, and the policy requires one")
         return Found(manifests, "report data binds the keyset; not checked: no registry given", Status.NOT_CHECKED)
-    for name in ("operator", "receipt_address", "pay_authorizer"):
+    for name in ("operator", "receipt_address", "pay_authorizer", "chain_id"):
         said, known = getattr(keyset, name), getattr(registered, name)
-        if said != known:
+        if known is not None and said != known:
             raise Refused(f"the keyset's {name} is {said}, the registry's {known}")
     return Found(manifests, f"{len(manifests)} models; operator {keyset.operator}")
 
@@ -90,7 +91,9 @@ def check_beacon(
     return Found(header.timestamp, f"block {header.number}, {age:.0f} s old")
 
 
-def check_window(keyset: Keyset, beacon: Instant | None, endorsed_until: Instant, now: Instant) -> Found[Instant]:
+def check_window(
+    keyset: Keyset, beacon: Instant | None, endorsed_until: Instant, policy: AppraisalPolicy, now: Instant
+) -> Found[Instant]:
     """Step 10: now lies in the keyset's window, and that window is no longer than allowed. The value: valid until."""
     if keyset.not_after <= keyset.not_before:
         raise Refused("the keyset ends before it begins")
@@ -102,4 +105,6 @@ def check_window(keyset: Keyset, beacon: Instant | None, endorsed_until: Instant
     if keyset.not_after > start.plus(seconds=MAX_KEYSET_LIFE):
         raise Refused(f"the keyset lives {(keyset.not_after - start) / 1000:.0f} s, at most {MAX_KEYSET_LIFE} s")
     until = min(keyset.not_after, endorsed_until)
+    if beacon is not None:
+        until = min(until, beacon.plus(seconds=policy.max_beacon_age))
     return Found(until, f"valid for {(until - now) / 1000:.0f} s more")
