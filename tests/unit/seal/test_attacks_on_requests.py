@@ -403,6 +403,15 @@ def test_a_plain_request_without_an_instant_is_malformed(scene: Scene, instant: 
         scene.open(sealed, body=_plain_body(scene, scene.request.with_headers(fields)))
 
 
+def test_a_plain_request_has_one_candidate(scene: Scene) -> None:
+    """SEAL-9: a Meta of three candidates needs three wraps."""
+    sealed, meta = scene.seal_plain(), scene.meta()
+    bound = ((b"bombyx-meta", sha256(meta.encode()).hex().encode()), (b"bombyx-not-after", b"1700000060000"))
+    body = _plain_body(scene, scene.request.with_headers(bound))
+    with pytest.raises(MalformedMessage, match="SEAL-1"):
+        scene.open(sealed, meta_bytes=meta.encode(), body=body)
+
+
 def test_garbage_inside_a_plain_request_is_malformed(scene: Scene) -> None:
     """SEAL-12: what opens need not be HTTP."""
     key = scene.keys[0].config

@@ -41,7 +41,7 @@ class Request:
     path: bytes
     scheme: bytes = b"https"
     authority: bytes = b""
-    headers: Fields = ()
+    headers: Fields = field(default=(), repr=False)  # client nonce and cache salt are among them
     content: bytes = field(default=b"", repr=False)
     trailers: Fields = field(default=(), repr=False)
 

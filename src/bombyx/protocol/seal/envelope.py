@@ -188,11 +188,17 @@ def parse_envelope(data: bytes) -> Envelope:
 
 def check_layout(meta: Meta, wraps: Sequence[bytes]) -> None:
     """Meta and wraps speak of the same candidates: as many wraps as candidates, or none for exactly one."""
+    check_candidates(meta)
+    count = len(meta.candidates)
+    if len(wraps) != count and (wraps or count != 1):
+        raise _bad_envelope(f"{len(wraps)} wraps for {count} candidates")
+
+
+def check_candidates(meta: Meta) -> None:
+    """At least one, none twice, a price sheet for each."""
     count = len(meta.candidates)
     if not 1 <= count <= MAX_CANDIDATES or len(set(meta.candidates)) != count or len(meta.price_sheets) != count:
         raise _bad_envelope(f"{count} candidates with {len(meta.price_sheets)} price sheets")
-    if len(wraps) != count and not (count == 1 and not wraps):
-        raise _bad_envelope(f"{len(wraps)} wraps for {count} candidates")
 
 
 def _read_number(data: bytes, position: int, limit: int) -> tuple[int, int]:

@@ -17,7 +17,14 @@ from bombyx.errors import MalformedMessage, Peer, ReplayError, SealError
 from bombyx.protocol.primitives import Address, Digest, Instant, RequestId, sha256
 from bombyx.protocol.seal import bhttp as http
 from bombyx.protocol.seal.chunked import REQUEST_LABEL, ChunkOpener, open_whole
-from bombyx.protocol.seal.envelope import WRAP_LABEL, WRAPPED_SIZE, ResponseKeys, check_layout, request_hash
+from bombyx.protocol.seal.envelope import (
+    WRAP_LABEL,
+    WRAPPED_SIZE,
+    ResponseKeys,
+    check_candidates,
+    check_layout,
+    request_hash,
+)
 from bombyx.protocol.seal.fields import META_FIELD, NOT_AFTER_FIELD
 from bombyx.protocol.seal.hpke import KEY_SIZE, NONCE_SIZE, setup_recipient
 from bombyx.protocol.seal.ohttp import Encapsulation, GatewayKey, decapsulate_request, not_ours, split_request
@@ -42,6 +49,27 @@ class OpenedRequest:
         return self.keys.salt
 
 
+def _never(_: RequestId) -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Door:
+    """What a request is checked against, and the checks all requests share."""
+
+    proxy: Address
+    now: Instant
+    finished: Callable[[RequestId], bool]
+
+    def admit(self, meta_bytes: bytes, promised: bytes, candidate: Digest, not_after: Instant, *, fresh: bool) -> Meta:
+        """Meta, once its hash, the time, the proxy and the replay memory say yes; in that order."""
+        _check_meta_hash(promised, meta_bytes)
+        meta = _decode_meta(meta_bytes, candidate)
+        _check_bounds(meta, not_after, self.proxy, self.now)
+        _check_once(meta, fresh, self.finished)
+        return meta
+
+
 def open_request(
     gateway_keys: Iterable[GatewayKey],
     *,
@@ -51,27 +79,29 @@ def open_request(
     proxy: Address,
     now: Instant,
     replays: ReplayGuard,
-    finished: Callable[[RequestId], bool] = lambda _: False,
+    finished: Callable[[RequestId], bool] = _never,
 ) -> OpenedRequest:
     """Open one request. An empty `wrap` means a plain chunked request (k = 1).
 
-    Raises `KeyConfigError` (a key not held), `ReplayError`, `MalformedMessage`, `StreamTruncated` or `SealError` with
-    its rule.
+    Raises `KeyConfigError` (sealed to another key), `ReplayError`, `MalformedMessage`, `StreamTruncated`,
+    `Overloaded` (the replay memory is full) or `SealError` with its rule.
     """
+    door = _Door(proxy=proxy, now=now, finished=finished)
     if not wrap:
-        return open_plain(
-            gateway_keys, meta_bytes=meta_bytes, body=body, proxy=proxy, now=now, replays=replays, finished=finished
-        )
-    wrapped, capsule, key = decapsulate_request(gateway_keys, wrap, label=WRAP_LABEL)
+        return _open_plain(gateway_keys, door, meta_bytes, body, replays)
+    return _open_wrapped(gateway_keys, door, meta_bytes, wrap, body, replays)
+
+
+def _open_wrapped(
+    keys: Iterable[GatewayKey], door: _Door, meta_bytes: bytes, wrap: bytes, body: bytes, replays: ReplayGuard
+) -> OpenedRequest:
+    wrapped, capsule, key = decapsulate_request(keys, wrap, label=WRAP_LABEL)
     candidate = key.config.candidate_id()
     fresh = replays.first_time(candidate, capsule.enc)
     if len(wrapped) != WRAPPED_SIZE:
         raise MalformedMessage(f"a wrap of {len(wrapped)} bytes, not {WRAPPED_SIZE}", peer=Peer.CLIENT, rule="SEAL-3")
-    _check_meta_hash(wrapped[16:48], meta_bytes)
-    meta = _decode_meta(meta_bytes, candidate)
     not_after = _instant(int.from_bytes(wrapped[80:88]))
-    _check_bounds(meta, not_after, proxy, now)
-    _check_once(meta, fresh, finished)
+    meta = door.admit(meta_bytes, wrapped[16:48], candidate, not_after, fresh=fresh)
     if sha256(body) != wrapped[48:80]:
         raise SealError("the body is not the one this wrap was made for", peer=Peer.PROXY, rule="SEAL-4")
     opener = ChunkOpener(wrapped[:KEY_SIZE], body[:NONCE_SIZE], peer=Peer.CLIENT)
@@ -85,37 +115,18 @@ def open_request(
     )
 
 
-def open_plain(
-    gateway_keys: Iterable[GatewayKey],
-    *,
-    meta_bytes: bytes,
-    body: bytes,
-    proxy: Address,
-    now: Instant,
-    replays: ReplayGuard,
-    finished: Callable[[RequestId], bool] = lambda _: False,
+def _open_plain(
+    keys: Iterable[GatewayKey], door: _Door, meta_bytes: bytes, body: bytes, replays: ReplayGuard
 ) -> OpenedRequest:
-    """Open a plain `message/ohttp-chunked-req`. Its binding lies inside, so the body opens before it can be checked;
-    a request without it is refused: unbound requests are never served (SEAL-9)."""
-    key, header, enc, frames = split_request(gateway_keys, body)
+    # The binding lies inside, so here the body opens before it is checked. SEAL-9: unbound requests are never served.
+    key, header, enc, frames = split_request(keys, body)
     candidate = key.config.candidate_id()
     context = setup_recipient(key.private_key, enc, REQUEST_LABEL + b"\x00" + header)
-    opener = ChunkOpener.under(context, peer=Peer.CLIENT)
-    try:
-        inner = open_whole(opener, frames, peer=Peer.CLIENT)
-    except SealError:
-        if opener.opened == 0:
-            raise not_ours(header[0]) from None
-        raise
+    inner = _open_frames(ChunkOpener.under(context, peer=Peer.CLIENT), frames, header[0])
     fresh = replays.first_time(candidate, enc)
-    headers = dict(http.decode_request(inner).headers)
-    if META_FIELD not in headers:
-        raise SealError("a request not bound to any Meta", peer=Peer.CLIENT, rule="SEAL-9")
-    _check_meta_hash(_hex(headers[META_FIELD]), meta_bytes)
-    meta = _decode_meta(meta_bytes, candidate)
-    not_after = _instant(_decimal(headers.get(NOT_AFTER_FIELD)))
-    _check_bounds(meta, not_after, proxy, now)
-    _check_once(meta, fresh, finished)
+    promised, not_after = _inner_binding(inner)
+    meta = door.admit(meta_bytes, promised, candidate, not_after, fresh=fresh)
+    check_layout(meta, ())
     return OpenedRequest(
         meta=meta,
         candidate=candidate,
@@ -126,6 +137,22 @@ def open_plain(
     )
 
 
+def _open_frames(opener: ChunkOpener, frames: bytes, key_id: int) -> bytes:
+    try:
+        return open_whole(opener, frames, peer=Peer.CLIENT)
+    except SealError:
+        if opener.opened == 0:
+            raise not_ours(key_id) from None
+        raise
+
+
+def _inner_binding(inner: bytes) -> tuple[bytes, Instant]:
+    headers = dict(http.decode_request(inner).headers)
+    if META_FIELD not in headers:
+        raise SealError("a request not bound to any Meta", peer=Peer.CLIENT, rule="SEAL-9")
+    return _hex(headers[META_FIELD]), _instant(_decimal(headers.get(NOT_AFTER_FIELD)))
+
+
 def _check_meta_hash(promised: bytes, meta_bytes: bytes) -> None:
     if sha256(meta_bytes) != promised:
         raise SealError("META is not the one this request was sealed with", peer=Peer.PROXY, rule="SEAL-2")
@@ -133,7 +160,7 @@ def _check_meta_hash(promised: bytes, meta_bytes: bytes) -> None:
 
 def _decode_meta(meta_bytes: bytes, candidate: Digest) -> Meta:
     meta = Meta.decode(meta_bytes)
-    check_layout(meta, meta.candidates)
+    check_candidates(meta)
     if candidate not in meta.candidates:
         raise SealError("META does not name the key this was sealed to", peer=Peer.CLIENT, rule="SEAL-3")
     return meta
