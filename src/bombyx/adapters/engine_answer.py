@@ -56,11 +56,13 @@ class Answer:
         self._take_usage(value.get("usage"))
         if (_inner(value, "__verbose") or {}).get("stop_type") == "word":
             self._by_word.add(self._last_finished)
+        read, cached = _read_so_far(value)
         for_us_alone = "usage" in self._plan.drop and value.get("choices") == [] and "usage" in value
         changed = self._strip(value)
         if for_us_alone:
-            return EngineChunk(data=b"", ids=new) if new else None
-        return EngineChunk(data=data_event(_dump(value)) if changed else raw, ids=new)
+            return EngineChunk(data=b"", ids=new, input=read, cached_input=cached) if new else None
+        shown = data_event(_dump(value)) if changed else raw
+        return EngineChunk(data=shown, ids=new, input=read, cached_input=cached)
 
     # --- whole bodies ---
 
@@ -74,7 +76,8 @@ class Answer:
         self._take_choices(value, None)
         self._take_usage(value.get("usage"))
         new = tuple((choice, tuple(ids)) for choice, ids in enumerate(self._ids) if ids)
-        return EngineChunk(data=_dump(value) if self._strip(value) else raw, ids=new)
+        read, cached = _read_so_far(value)
+        return EngineChunk(data=_dump(value) if self._strip(value) else raw, ids=new, input=read, cached_input=cached)
 
     # --- the end ---
 
@@ -83,7 +86,7 @@ class Answer:
         counted = _count_of(self._usage, "completion_tokens")
         shown = sum(map(len, self._ids))
         ids = None if self._plan.ids is IdSource.NOWHERE else tuple(map(tuple, self._ids))
-        if ids == ((),) * len(self._ids) and counted:
+        if not shown and counted and not any(filler.lost for filler in self._fillers):
             ids = None  # an engine that was asked for ids and does not know them
         note = self._doubt(counted, shown, ids is None)
         return EngineUsage(
@@ -213,6 +216,18 @@ def _inner(value: dict[str, Any] | None, name: str) -> dict[str, Any] | None:
 def _count_of(value: Any, name: str) -> int | None:
     count = value.get(name) if isinstance(value, dict) else None
     return count if isinstance(count, int) and not isinstance(count, bool) and 0 <= count < MAX_ID else None
+
+
+def _read_so_far(value: dict[str, Any]) -> tuple[int | None, int]:
+    """(input, cached input), where this engine tells both: in its usage, or in llama.cpp's timings."""
+    usage, timings = _inner(value, "usage"), _inner(value, "timings")
+    if (read := _count_of(usage, "prompt_tokens")) is not None:
+        return read, _count_of(_inner(usage, "prompt_tokens_details"), "cached_tokens") or 0
+    if (fresh := _count_of(timings, "prompt_n")) is not None:
+        cached = _count_of(timings, "cache_n") or 0
+        return fresh + cached, cached
+    # vLLM's first event has the prompt's ids, but not how many were cached: a bill from it might have to shrink later
+    return None, 0
 
 
 def _index(choice: Any, choices: int) -> int:

@@ -107,8 +107,9 @@ def _choices(asked: Mapping[str, Any], dialect: Dialect) -> int:
     if prompts > 1 and dialect is Dialect.LLAMA_CPP:
         # llama.cpp counts only the first prompt's tokens: the rest could not be billed
         raise BadRequest("this model takes one prompt per request")
-    each = max(_whole(asked, "n") or 1, _whole(asked, "best_of") or 1)
-    if not 1 <= prompts * each <= MAX_CHOICES:
+    wanted = [count for name in ("n", "best_of") if (count := _whole(asked, name)) is not None]
+    each = max(wanted, default=1)
+    if min(wanted, default=1) < 1 or prompts * each > MAX_CHOICES:
         raise BadRequest(f"between 1 and {MAX_CHOICES} choices can be asked for")
     return prompts * each
 

@@ -61,6 +61,7 @@ class EmbeddedEngine:
         self._process: asyncio.subprocess.Process | None = None
         self._http: OpenAIEngine | None = None
         self._closed = False
+        self._suspect = False  # a run failed: ask the server whether it still serves before it gets another
         self.starts = 0
 
     @property
@@ -89,9 +90,13 @@ class EmbeddedEngine:
                 max_output=request.max_output,
                 deadline_seconds=deadline - loop.time(),
             )
-            async with contextlib.aclosing(http.run_with(left, additions)) as events:
-                async for event in events:
-                    yield event
+            try:
+                async with contextlib.aclosing(http.run_with(left, additions)) as events:
+                    async for event in events:
+                        yield event
+            except EngineUnavailable:
+                self._suspect = True
+                raise
 
     async def close(self) -> None:
         self._closed = True
@@ -102,10 +107,19 @@ class EmbeddedEngine:
         async with self._starting:
             if self._closed:
                 raise EngineUnavailable("the model server is being stopped")
-            if self._http is None or self.pid is None:
+            if self._http is None or self.pid is None or not await self._serves(self._http):
                 await self._stop()
                 self._http = await self._launch()
+            self._suspect = False
             return self._http
+
+    async def _serves(self, http: OpenAIEngine) -> bool:
+        if self._suspect:
+            try:
+                await http.models()
+            except EngineUnavailable:
+                return False
+        return True
 
     async def _launch(self) -> OpenAIEngine:
         if self._index is None:

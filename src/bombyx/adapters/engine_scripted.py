@@ -163,7 +163,7 @@ class _Turn:
             self.asked.get("max_completion_tokens"),
             self.request.max_output // choices,
         ]
-        limit = min(value for value in limits if isinstance(value, int))
+        limit = min(value for value in limits if isinstance(value, int) and value >= 0)
         return (ids, "stop") if len(ids) <= limit else (ids[:limit], "length")
 
     # --- shapes of the API ---
@@ -221,7 +221,9 @@ class _Turn:
         )
 
     def _event(self, choice: dict[str, Any], ids: tuple[tuple[int, tuple[int, ...]], ...]) -> EngineChunk:
-        return EngineChunk(data=data_event(_dump({**self._frame(), "choices": [choice]})), ids=ids)
+        data = data_event(_dump({**self._frame(), "choices": [choice]}))
+        read = self._counts()["prompt_tokens"]
+        return EngineChunk(data=data, ids=ids, input=read, cached_input=self.script.cached_input)
 
     def _frame(self) -> dict[str, Any]:
         kind = "chat.completion" if self.chat else "text_completion"
