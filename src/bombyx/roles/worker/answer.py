@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One answer on its way out: shaped, sealed, handed to the link, and receipted as it goes (spec SEAL-7, SEAL-8, RCT-3 .. RCT-7).
+"""One answer on its way out: shaped, sealed, handed to the link, and receipted as it goes (spec SEAL-8, RCT).
 
 Not here: what the answer says (`serve.py` fills it) and how bytes become frames (`protocol/seal/shape.py`).
 
@@ -135,16 +135,15 @@ class Answer:
         """One frame a tick on a fixed grid. A tick the link or the loop missed is not made up for."""
         start, tick = self._clock.monotonic(), 0
         size = self._opened.meta.frame_size + _OVERHEAD
-        while not self._shaper.finished:
+        while True:
             if self._stream.credit >= size:
                 for frame in self._shaper.tick():
                     self._emit(frame)
             if self._shaper.finished:
-                break
+                return True
             tick = max(tick + 1, int((self._clock.monotonic() - start) / TICK) + 1)
             if not await self._wait_stop(stopped, start + tick * TICK):
                 return False
-        return True
 
     async def _flow_as_ready(self, stopped: Stopped) -> bool:
         """Bucket, off, and answers that are not streamed: frames as they fill, a flush each tick where one is due."""

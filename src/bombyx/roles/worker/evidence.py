@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A period's Evidence: keyset, quote, manifests, endorsements, put together once and published as one bundle (spec ATT).
+"""A period's Evidence: keyset, quote, manifests, endorsements, put together and published as one bundle (spec ATT).
 
 Not here: any appraisal; a worker that appraised itself would prove nothing.
 
