@@ -68,6 +68,7 @@ class WorkerConfig:
 
     ROLE: ClassVar[str] = "worker"
     engine: str = _setting("embedded", "`embedded`, or the base URL of an OpenAI-compatible server on loopback")
+    dialect: str = _setting("plain", "what an external engine is: vllm, sglang, llama.cpp, or plain for any other")
     model: str = _setting("", "model name offered; empty: what the engine calls it")
     model_file: str = _setting("", "GGUF file for the embedded engine; empty: the packaged model")
     hardware: str = _setting("cpu", "hardware class offered: cpu, gpu, h100")

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A client of a network: for the local endpoint, and for the SDK."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bombyx.adapters.clock import SystemClock
+from bombyx.adapters.entropy import SystemEntropy
+from bombyx.adapters.http_server import HttpServer
+from bombyx.adapters.proxy_http import HttpProxyTransport
+from bombyx.adapters.sqlite import SqliteStore
+from bombyx.compose.policy import read_policy
+from bombyx.compose.service import Service, fund, open_ledger
+from bombyx.config import ClientConfig, NetworkDescriptor, load, state_home
+from bombyx.errors import ConfigError
+from bombyx.protocol.wire.request import Shape
+from bombyx.roles.client.core import Client
+from bombyx.roles.client.endpoint import Endpoint, check_host
+from bombyx.roles.client.settings import ClientKeys, ClientSettings, ProxyLine
+
+
+async def start(config: ClientConfig, network: NetworkDescriptor, state: Path, *, expose: bool) -> Service:
+    """A client behind a local OpenAI endpoint."""
+    check_host(config.host, expose=expose)
+    service = Service(facts={"role": "client"})
+    client = await _client(config, network, state)
+    service.stack.push_async_callback(client.close)
+    endpoint = Endpoint(client, any_host=expose)
+    server = HttpServer(endpoint.handle)
+    await server.start(config.host, config.port)
+    service.stack.push_async_callback(server.close)
+    service.facts |= {"url": f"http://{config.host}:{server.port}/v1"}
+    return service
+
+
+async def build(
+    network: str | dict[str, Any] | None, *, state_dir: Path | None = None, budget: int | None = None
+) -> Client:
+    """A started client; `close` it when done."""
+    config = load(ClientConfig, overrides={"budget": budget})
+    return await _client(config, _descriptor(network), state_dir or state_home() / "client")
+
+
+def _descriptor(network: str | dict[str, Any] | None) -> NetworkDescriptor:
+    if isinstance(network, dict):
+        return NetworkDescriptor.from_json(json.dumps(network))
+    return NetworkDescriptor.load(Path(network) if network else None)
+
+
+async def _client(config: ClientConfig, network: NetworkDescriptor, state: Path) -> Client:
+    """Its `close` also closes the ledger, the store and the transports made here."""
+    from bombyx.compose import key_store
+
+    keys = key_store(state)
+    owner, session = keys.load_or_create("owner"), keys.load_or_create("session")
+    ledger = open_ledger(network.chain_url)
+    store = SqliteStore.open(state / "client.db")
+    lines = tuple(ProxyLine(address=p.address, transport=HttpProxyTransport(p.url), url=p.url) for p in network.proxies)
+    await fund(ledger, owner.address, config.budget)
+    client = Client(
+        _settings(config),
+        keys=ClientKeys(owner=owner, session=session),
+        proxies=lines,
+        policy=read_policy(network.policy),
+        clock=SystemClock(),
+        randomness=SystemEntropy(),
+        store=store,
+        ledger=ledger,
+    )
+    await client.start()
+    return client
+
+
+def _settings(config: ClientConfig) -> ClientSettings:
+    try:
+        shape = Shape(config.shape)
+    except ValueError:
+        raise ConfigError(f"client.shape is one of {', '.join(Shape)}, not {config.shape!r}") from None
+    return ClientSettings(
+        k=config.k,
+        single_share_bps=config.single_share_bps,
+        shape=shape,
+        frame_size=config.frame_size,
+        default_output=config.max_output,
+        deadline_seconds=config.deadline,
+        deposit=config.deposit,
+        budget=config.budget,
+    )

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A started role, as the command line sees it: what to announce, and how to end it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from bombyx.adapters.ledger_http import HttpLedger
+from bombyx.ports import Ledger
+from bombyx.protocol.primitives import Address
+
+
+@dataclass(slots=True, kw_only=True)
+class Service:
+    """`facts` are announced; `drain` ends in order; `close` lets go of everything, the last opened first."""
+
+    facts: dict[str, Any]
+    drain: Callable[[], Awaitable[None]] | None = None
+    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    async def stop(self) -> None:
+        if self.drain is not None:
+            await self.drain()
+        await self.stack.aclose()
+
+
+def open_ledger(url: str) -> HttpLedger:
+    """The chain a descriptor names."""
+    return HttpLedger(url)
+
+
+async def fund(ledger: Ledger, account: Address, amount: int) -> None:
+    """Development money, where the chain is one that gives it away. Elsewhere accounts are funded by their owners."""
+    if isinstance(ledger, HttpLedger) and (await ledger.info()).kind == "memory":
+        held = int(await ledger.balance(account))
+        if held < amount:
+            await ledger.faucet(account, amount - held)

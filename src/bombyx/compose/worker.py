@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker: an engine, a model's manifest, an enclave device, and the network's proxies to dial."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from pathlib import Path
+
+from bombyx.adapters.clock import SystemClock
+from bombyx.adapters.engine_dialect import Dialect
+from bombyx.adapters.engine_embedded import PACKAGE, VERSION, EmbeddedEngine, EmbeddedOptions
+from bombyx.adapters.engine_openai import OpenAIEngine
+from bombyx.adapters.entropy import SystemEntropy
+from bombyx.adapters.gguf import file_digest, find_packaged_model, read_gguf
+from bombyx.adapters.simulator import SimulatedEnclave, SimulatedEndorsements, SimulatedPlatform
+from bombyx.adapters.sqlite import SqliteStore
+from bombyx.adapters.token_gaps import TokenIndex
+from bombyx.adapters.websocket import WebSocketDialer
+from bombyx.compose.service import Service, fund, open_ledger
+from bombyx.config import NetworkDescriptor, WorkerConfig
+from bombyx.errors import ConfigError
+from bombyx.protocol.primitives import sha256
+from bombyx.protocol.wire.evidence import FileDigest, ModelManifest
+from bombyx.roles.worker.runtime import Worker, WorkerPorts
+from bombyx.roles.worker.settings import Limits, Price, ProxyPeer, ServedModel, Timings, WorkerSettings
+
+EMBEDDED = "embedded"
+DEV_FUNDS = 1_000_000  # base units a development chain gives a new worker, for what a claim may cost
+READY_SECONDS = 60.0
+
+
+def packaged_model() -> Path | None:
+    """The model that was installed with us, if it was."""
+    try:
+        return find_packaged_model()
+    except ConfigError:
+        return None
+
+
+async def start(config: WorkerConfig, network: NetworkDescriptor, state: Path) -> Service:
+    from bombyx.compose import key_store
+
+    service = Service(facts={"role": "worker"})
+    clock, entropy = SystemClock(), SystemEntropy()
+    operator = key_store(state).load_or_create("worker")
+    ledger = open_ledger(network.chain_url)
+    service.stack.push_async_callback(ledger.close)
+    store = SqliteStore.open(state / "worker.db")
+    service.stack.push_async_callback(store.close)
+    model = await _model(config)
+    service.stack.push_async_callback(model.engine.close)
+    await fund(ledger, operator.address, DEV_FUNDS)
+    platform = _platform(network)
+    worker = Worker(
+        _settings(config, network, model),
+        WorkerPorts(
+            clock=clock,
+            entropy=entropy,
+            store=store,
+            ledger=ledger,
+            device=SimulatedEnclave(platform=platform, instance=entropy.bytes(16)),
+            endorser=SimulatedEndorsements(platform=platform, clock=clock),
+            dialer=WebSocketDialer(ssl=ssl.create_default_context()),
+        ),
+        operator=operator,
+        models=(model,),
+    )
+    await worker.start()
+    service.stack.push_async_callback(worker.stop)
+    await asyncio.wait_for(worker.ready.wait(), READY_SECONDS)
+    service.drain = worker.drain
+    service.facts |= {
+        "operator": str(operator.address),
+        "model": model.manifest.name,
+        "engine": model.manifest.engine,
+        "trust_class": "simulated",
+    }
+    return service
+
+
+def _settings(config: WorkerConfig, network: NetworkDescriptor, model: ServedModel) -> WorkerSettings:
+    price = Price(input=config.price_input, cached_input=config.price_cached, output=config.price_output)
+    return WorkerSettings(
+        proxies=tuple(ProxyPeer(url=p.url.rstrip("/") + "/v1/link", address=p.address) for p in network.proxies),
+        prices={model.digest: price},
+        grain=config.grain,
+        hardware=config.hardware,
+        limits=Limits(capacity=config.capacity, queue=config.capacity * 2),
+        timings=Timings(rotation=config.rotation, overlap=config.overlap),
+    )
+
+
+def _platform(network: NetworkDescriptor) -> SimulatedPlatform:
+    """This version knows one enclave device: the simulator."""
+    if network.simulated is None:
+        raise ConfigError("this network has no simulated platform, and this version drives no hardware enclave yet")
+    return SimulatedPlatform.load(network.simulated)
+
+
+# --- engines and what they serve -------------------------------------------------------------------------------------
+
+
+async def _model(config: WorkerConfig) -> ServedModel:
+    return await (_embedded(config) if config.engine == EMBEDDED else _external(config))
+
+
+async def _embedded(config: WorkerConfig) -> ServedModel:
+    path = Path(config.model_file) if config.model_file else find_packaged_model()
+    facts = await asyncio.to_thread(read_gguf, path)
+    digest = await asyncio.to_thread(file_digest, path)
+    name = config.model or path.stem.removesuffix(f".{facts.quantisation}")
+    options = EmbeddedOptions(
+        model=path, name=name, threads=config.threads, parallel=config.capacity, context=config.context
+    )
+    engine = EmbeddedEngine(options, TokenIndex(facts.tokens, facts.end_of_text))
+    await engine.start()
+    table = facts.tokens.encode()
+    manifest = ModelManifest(
+        v=1,
+        name=name,
+        weights=(FileDigest(name=path.name, sha256=digest, size=path.stat().st_size),),
+        tokenizer=sha256(table),
+        chat_template=sha256(facts.chat_template.encode()) if facts.chat_template else None,
+        quantisation=facts.quantisation,
+        engine=f"llama.cpp ({PACKAGE} {VERSION})",
+        arguments=options.arguments(),
+        context=config.context,
+        parameters=facts.parameters,
+    )
+    return ServedModel(manifest=manifest, engine=engine, token_table=table)
+
+
+async def _external(config: WorkerConfig) -> ServedModel:
+    """A server we did not start: its manifest pins no weights, and says so by having none."""
+    engine = OpenAIEngine(config.engine, dialect=_dialect(config))
+    names = await engine.models()
+    name = config.model or (names[0] if names else "")
+    if name not in names:
+        await engine.close()
+        raise ConfigError(f"the engine serves {', '.join(names) or 'no model'}, not {name!r}")
+    manifest = ModelManifest(
+        v=1,
+        name=name,
+        weights=(),
+        tokenizer=None,
+        chat_template=None,
+        quantisation="unknown",
+        engine=f"external ({config.dialect})",
+        arguments=(),
+        context=0,
+        parameters=0,
+    )
+    return ServedModel(manifest=manifest, engine=engine, token_table=None)
+
+
+def _dialect(config: WorkerConfig) -> Dialect:
+    try:
+        return Dialect(config.dialect)
+    except ValueError:
+        raise ConfigError(f"worker.dialect is one of {', '.join(Dialect)}, not {config.dialect!r}") from None
