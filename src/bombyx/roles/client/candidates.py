@@ -110,7 +110,7 @@ class Candidates:
 
     async def again(self, candidate: Candidate, view: View, model: Model) -> Candidate:
         """The same worker with its new keys, after it said it no longer holds those we sealed to."""
-        self._evidence.forget(candidate.offer.bundle)
+        self._evidence.forget(candidate.offer)
         for offer in view.report.fit:
             if offer.operator == candidate.operator:
                 return await self._candidate(offer, view, model)

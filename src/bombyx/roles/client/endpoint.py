@@ -55,7 +55,7 @@ class Endpoint:
         task = asyncio.get_running_loop().create_task(self._serve(exchange))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        exchange.on_disconnect = task.cancel
+        exchange.on_disconnect = lambda: _cancel(task)
 
     async def _serve(self, exchange: HttpExchange) -> None:
         try:
@@ -118,6 +118,10 @@ class Endpoint:
             return
         exchange.start(response.status, headers)
         await _stream(exchange, response)
+
+
+def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
 
 
 async def _stream(exchange: HttpExchange, response: ClientResponse) -> None:

@@ -20,7 +20,7 @@ from bombyx.protocol.attest.appraise import appraise
 from bombyx.protocol.attest.keyset import RegisteredWorker
 from bombyx.protocol.attest.policy import AppraisalPolicy
 from bombyx.protocol.attest.result import AttestationResult
-from bombyx.protocol.primitives import Digest, Instant
+from bombyx.protocol.primitives import Address, Digest, Instant
 from bombyx.protocol.wire.evidence import BlockHeader, EvidenceBundle, Keyset
 from bombyx.protocol.wire.market import Offer
 from bombyx.roles.client.blobs import Blobs
@@ -28,6 +28,7 @@ from bombyx.roles.client.settings import ProxyLine
 
 FAILURE_SECONDS: Final = 10.0  # how long a failed appraisal is not repeated
 REMEMBERED: Final = 4096  # enclaves
+Key = tuple[Address, Digest]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,31 +65,34 @@ class EvidenceCache:
         self._ledger = ledger
         self._blobs = blobs
         self._endorsements = endorsements
-        self._known: OrderedDict[Digest, Appraised] = OrderedDict()
-        self._locks: dict[Digest, asyncio.Lock] = {}
+        # By operator, too: a proxy that lists one worker's evidence under another's name must not spoil it for both.
+        self._known: OrderedDict[Key, Appraised] = OrderedDict()
+        self._locks: dict[Key, asyncio.Lock] = {}
 
     def all(self) -> tuple[Appraised, ...]:
         """Every appraisal still remembered, newest last; for `/verification`."""
         return tuple(self._known.values())
 
-    def forget(self, bundle: Digest) -> None:
+    def forget(self, offer: Offer) -> None:
         """Appraise this one again when it is next needed (an `ohttp-key` problem)."""
-        self._known.pop(bundle, None)
+        self._known.pop(_key(offer), None)
 
     async def appraised(self, offer: Offer, operator: Operator, line: ProxyLine) -> AttestationResult:
         """Raises `AttestationError` with its steps, or `MalformedMessage`; `Unavailable` when there is no evidence."""
-        known = self._fresh(offer.bundle)
+        key = _key(offer)
+        known = self._fresh(key)
         if known is None:
-            async with self._locks.setdefault(offer.bundle, asyncio.Lock()):
-                known = self._fresh(offer.bundle) or await self._appraise(offer, operator, line)
-            self._locks.pop(offer.bundle, None)
+            async with self._locks.setdefault(key, asyncio.Lock()):
+                known = self._fresh(key) or await self._appraise(offer, operator, line)
+            self._locks.pop(key, None)
         if known.result is None:
             assert known.error is not None
             raise known.error
+        _check_offer(offer, known.result)
         return known.result
 
-    def _fresh(self, bundle: Digest) -> Appraised | None:
-        known = self._known.get(bundle)
+    def _fresh(self, key: Key) -> Appraised | None:
+        known = self._known.get(key)
         if known is None or known.expires <= self._clock.monotonic():
             return None
         return known
@@ -98,13 +102,12 @@ class EvidenceCache:
         now = self._clock.now()
         try:
             result = await self._judge(data, operator, now)
-            _check_offer(offer, result)
             lasting = max(0.0, (result.until - now) / 1000)
             outcome = self._outcome(offer, now, lasting, result=result)
         except (AttestationError, MalformedMessage) as error:
             outcome = self._outcome(offer, now, FAILURE_SECONDS, error=error)
-        self._known[offer.bundle] = outcome
-        self._known.move_to_end(offer.bundle)
+        self._known[_key(offer)] = outcome
+        self._known.move_to_end(_key(offer))
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
         return outcome
@@ -137,6 +140,10 @@ class EvidenceCache:
     ) -> Appraised:
         expires = self._clock.monotonic() + lasting
         return Appraised(offer=offer, at=now, result=result, error=error, expires=expires)
+
+
+def _key(offer: Offer) -> Key:
+    return offer.operator, offer.bundle
 
 
 def _check_offer(offer: Offer, result: AttestationResult) -> None:

@@ -7,6 +7,7 @@ what may be sent a second time, and how, stands in `send`.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from dataclasses import dataclass, field
 from typing import Final
@@ -206,7 +207,7 @@ class Sender:
             journey.posted = posted
             await self._desk.wallet.release(view.line.address, sealed.meta.request_id)
             raise
-        except BombyxError:
+        except (BombyxError, asyncio.CancelledError):
             await self._desk.wallet.leave(view.line.address, sealed.meta.request_id)
             raise
 
