@@ -84,8 +84,10 @@ def parse_quote(raw: bytes) -> TdxQuote:
     signature_end = end + 4 + int.from_bytes(raw[end : end + 4], "little")
     if signature_end > len(raw) or any(raw[signature_end:]):  # devices pad with zeros
         raise MalformedMessage("the quote's length is not what it says", rule="ATT-6.1")
-    if _certification_types(raw[end + 4 : signature_end]) != (6, 5):  # QE report, PCK chain; the library does not look
-        raise MalformedMessage("the quote is not certified by a PCK certificate chain", rule="ATT-6.1")
+    if not _framed(raw[end + 4 : signature_end]):  # the library does not look
+        raise MalformedMessage(
+            "the quote is not certified by a PCK certificate chain of the length it says", rule="ATT-6.1"
+        )
     try:
         parsed = dcap_qvl.parse_quote(raw)
     except ValueError:
@@ -93,12 +95,19 @@ def parse_quote(raw: bytes) -> TdxQuote:
     return TdxQuote(raw=raw, version=version, body=raw[start:end], parsed=parsed)
 
 
-def _certification_types(auth: bytes) -> tuple[int, int]:
-    """Types of the outer certification data and of the one nested in it (Intel's quote format, A.3.9 to A.3.11)."""
-    outer = int.from_bytes(auth[128:130], "little")
-    nested = 134 + 384 + 64  # past the outer header, the quoting enclave's report and its signature
-    nested += 2 + int.from_bytes(auth[nested : nested + 2], "little")
-    return outer, int.from_bytes(auth[nested : nested + 2], "little")
+def _framed(auth: bytes) -> bool:
+    """Certification data of type 6 (a QE report) with type 5 (the PCK chain) in it, both reaching exactly to the end.
+
+    Intel's quote format, A.3.8 to A.3.11.
+    """
+    outer = 128  # past signature and attestation key
+    authentication = outer + 6 + 384 + 64  # past the quoting enclave's report and its signature
+    inner = authentication + 2 + int.from_bytes(auth[authentication : authentication + 2], "little")
+    return all(
+        int.from_bytes(auth[at : at + 2], "little") == kind
+        and at + 6 + int.from_bytes(auth[at + 2 : at + 6], "little") == len(auth)
+        for at, kind in ((outer, 6), (inner, 5))
+    )
 
 
 def _body_of(raw: bytes, version: int) -> tuple[int, int]:
