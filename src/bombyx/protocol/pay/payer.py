@@ -266,7 +266,10 @@ class PayerChannel:
             self._put(request_id, dataclasses.replace(entry, left=True))
 
     def release(self, request_id: RequestId) -> None:
-        """The payee refused before serving anything: it has no claim. If it charges all the same, we freeze."""
+        """The payee refused before serving anything: it has no claim. If it charges all the same, we freeze.
+
+        Where somebody on the way could replay the payment before the request's deadline, `leave` it until then.
+        """
         entry = self._open.get(request_id)
         if entry is not None and entry.agreed == 0:
             del self._open[request_id]
@@ -297,6 +300,7 @@ class PayerChannel:
     def reconcile(self, charged_total: int, *, in_flight: int) -> None:
         """Close the books on cut answers: the payee's account shows `charged_total` and nothing in flight.
 
+        Call it only when the deadlines of all cut requests have passed, so that none of them can still arrive.
         What it booked beyond agreed stays disputed: it was within the caps we signed, so it is counted as spent, and
         never agreed to. The rest of those caps is free again; charging it later freezes the channel.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one receipt must say before anybody pays for it, and what two may not say at once (spec RCT-1 .. RCT-5, 8 .. 10).
+"""What one receipt must say before anybody pays for it, and what two may not say at once (spec RCT-1 .. RCT-10).
 
 Proxy and client run the same checks on the same bytes; `trail.py` adds the order of an answer's receipts, `usage.py`
 what only the client can see. Not here: whether an answer is good (the validators' part).

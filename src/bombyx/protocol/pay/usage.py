@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What only the client can check: the exact counts and output ids that the final frame opens (spec RCT-6).
 
-Always: the opening is the one the receipt commits to; its counts round up to the receipt's units; where the enclave says
-`verified`, there are exactly as many ids as were billed. Text is never tokenised again: about 3 % of honest outputs
-are not what a tokenizer would make of their text. Ids are turned into text instead, which has one answer.
+Always: the opening is the one the receipt commits to; its counts round up to the receipt's units; where the enclave
+says `verified`, there are exactly as many ids as were billed. Text is never tokenised again: about 3 % of honest
+outputs are not what a tokenizer would make of their text. Ids are turned into text instead, which has one answer.
 """
 
 from __future__ import annotations
