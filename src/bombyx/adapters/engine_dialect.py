@@ -67,11 +67,11 @@ class Plan:
 def plan_request(request: EngineRequest, dialect: Dialect, additions: Mapping[str, Any] | None = None) -> Plan:
     """Raises `BadRequest` for what no engine could serve."""
     asked = _read(request)
-    choices = 1 if request.path == EMBEDDINGS else _choices(asked, dialect)
+    choices, made = (1, 1) if request.path == EMBEDDINGS else _choices(asked, dialect)
     body = dict(asked)
     ids, drop = IdSource.NOWHERE, frozenset[str]()
     if request.path != EMBEDDINGS:
-        _limit_output(body, request, dialect, choices)
+        _limit_output(body, request, dialect, made)
         ids, drop = _ask_for_ids(body, request, dialect, choices)
     _isolate(body, request, dialect)
     body.update(additions or {})
@@ -99,7 +99,8 @@ def _read(request: EngineRequest) -> dict[str, Any]:
     return asked
 
 
-def _choices(asked: Mapping[str, Any], dialect: Dialect) -> int:
+def _choices(asked: Mapping[str, Any], dialect: Dialect) -> tuple[int, int]:
+    """How many choices are answered, and how many are made to choose from."""
     prompts = 1
     prompt = asked.get("prompt")
     if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
@@ -107,15 +108,16 @@ def _choices(asked: Mapping[str, Any], dialect: Dialect) -> int:
     if prompts > 1 and dialect is Dialect.LLAMA_CPP:
         # llama.cpp counts only the first prompt's tokens: the rest could not be billed
         raise BadRequest("this model takes one prompt per request")
-    wanted = [count for name in ("n", "best_of") if (count := _whole(asked, name)) is not None]
-    each = max(wanted, default=1)
-    if min(wanted, default=1) < 1 or prompts * each > MAX_CHOICES:
+    each, best_of = _whole(asked, "n"), _whole(asked, "best_of")
+    each = 1 if each is None else each
+    made = max(each, 1 if best_of is None else best_of)
+    if each < 1 or prompts * made > MAX_CHOICES:
         raise BadRequest(f"between 1 and {MAX_CHOICES} choices can be asked for")
-    return prompts * each
+    return prompts * each, prompts * made
 
 
-def _limit_output(body: dict[str, Any], request: EngineRequest, dialect: Dialect, choices: int) -> None:
-    share = request.max_output // choices
+def _limit_output(body: dict[str, Any], request: EngineRequest, dialect: Dialect, made: int) -> None:
+    share = request.max_output // made
     if share < 1:
         raise BadRequest("more choices asked for than output tokens allowed")
     names = ["max_tokens", "max_completion_tokens", "n_predict"]  # llama.cpp: the last one wins over the others

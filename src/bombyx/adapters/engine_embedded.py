@@ -15,7 +15,7 @@ import secrets
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,14 +82,7 @@ class EmbeddedEngine:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + request.deadline_seconds
         async with self._slots.hold(request, deadline) as additions:
-            left = EngineRequest(
-                path=request.path,
-                body=request.body,
-                stream=request.stream,
-                cache_salt=request.cache_salt,
-                max_output=request.max_output,
-                deadline_seconds=deadline - loop.time(),
-            )
+            left = replace(request, deadline_seconds=deadline - loop.time())
             try:
                 async with contextlib.aclosing(http.run_with(left, additions)) as events:
                     async for event in events:

@@ -21,7 +21,7 @@ from bombyx.errors import BombyxError, ConfigError, EngineUnavailable
 from bombyx.ports import EngineChunk, EngineEnd, EngineRequest, EngineUsage
 from bombyx.protocol.wire.tokens import Relation
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
 CHAT = "/v1/chat/completions"
 LETTERS = (
