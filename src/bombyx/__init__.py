@@ -74,7 +74,8 @@ def openai(
     from bombyx.adapters.openai_transport import BombyxTransport
 
     transport = BombyxTransport(lambda: connect(network, state_dir=state_dir, budget=budget))
-    return OpenAI(http_client=httpx.Client(transport=transport, timeout=None), **_options(options))
+    http: Any = httpx.Client(transport=transport, timeout=None)  # openai 3 names httpx2 and takes either
+    return OpenAI(http_client=http, **_options(options))
 
 
 def async_openai(
@@ -87,7 +88,8 @@ def async_openai(
     from bombyx.adapters.openai_transport import AsyncBombyxTransport
 
     transport = AsyncBombyxTransport(lambda: connect(network, state_dir=state_dir, budget=budget))
-    return AsyncOpenAI(http_client=httpx.AsyncClient(transport=transport, timeout=None), **_options(options))
+    http: Any = httpx.AsyncClient(transport=transport, timeout=None)
+    return AsyncOpenAI(http_client=http, **_options(options))
 
 
 async def connect(network: Network = None, *, state_dir: Path | None = None, budget: int | None = None) -> Client:

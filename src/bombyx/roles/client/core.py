@@ -40,6 +40,7 @@ from bombyx.roles.client.tokens import TokenTables
 from bombyx.roles.client.wallet import Wallet
 
 log = logging.getLogger(__name__)
+GRACE_SECONDS: Final = 10.0  # after a request's deadline, for a sealed error and its receipt to arrive
 CLOSE_SECONDS: Final = 10.0  # how long answers that are being checked may take when the client closes
 _JSON: Final = {"content-type": "application/json"}
 
@@ -198,6 +199,18 @@ class Client:
             return_exceptions=True,
         )
 
+    async def proxy_view(self, request_id: RequestId) -> dict[str, Any] | None:
+        """What a proxy says it saw of a request, where it shows that (demonstrations); None where it does not."""
+        for line in self.lines:
+            try:
+                status, data = await line.transport.get(f"/v1/view/{request_id.hex()}")
+                value = orjson.loads(data) if status == 200 else None
+            except (BombyxError, orjson.JSONDecodeError):
+                continue
+            if isinstance(value, dict):
+                return value
+        return None
+
     @property
     def distrusted(self) -> dict[str, str]:
         """Workers whose signed words were false, and what was false."""
@@ -238,7 +251,7 @@ class Client:
     async def _answered(self, sent: Sent, request_id: RequestId) -> ClientResponse:
         assert self._desk is not None
         delivery = Delivery(
-            self._desk, sent.terms, sent.response, sent.payment, seconds=self.settings.deadline_seconds + 10
+            self._desk, sent.terms, sent.response, sent.payment, seconds=self.settings.deadline_seconds + GRACE_SECONDS
         )
         self._running.add(delivery.task)
         delivery.task.add_done_callback(self._running.discard)

@@ -65,10 +65,10 @@ class Network:
         self._registry[role] = (self._clock.monotonic() + self._settings.registry_seconds, found)
         return found
 
-    async def proxy(self, line: ProxyLine) -> Operator:
+    async def proxy(self, line: ProxyLine, *, fresh: bool = False) -> Operator:
         """The registry's line of a proxy: where its payments go and what session keys are sealed to."""
-        for fresh in (False, True):
-            found = (await self.operators(OperatorRole.PROXY, fresh=fresh)).get(line.address)
+        for now in (True,) if fresh else (False, True):
+            found = (await self.operators(OperatorRole.PROXY, fresh=now)).get(line.address)
             if found is not None:
                 return found
         raise Unavailable(f"proxy {line.address} is not in the registry", rule="CLI-2")

@@ -113,7 +113,7 @@ class Sender:
     ) -> Sent:
         terms = await self._terms(view, model, candidates, asked, body, journey.request_id)
         for last in (False, True):
-            payment = await self._pay(view, terms)
+            payment = await self._pay(view, terms, fresh=last)  # a proxy that restarted has a new key, too
             response = await self._post(view, terms.sealed, payment, journey)
             if response.status == 200 and response.headers.get("content-type", "").startswith(RESPONSE_TYPE):
                 return Sent(terms=terms, response=response, payment=payment)
@@ -184,13 +184,13 @@ class Sender:
         )
         return Request(method=b"POST", path=asked.path.encode(), headers=headers, content=body)
 
-    async def _pay(self, view: View, terms: Terms) -> Payment:
+    async def _pay(self, view: View, terms: Terms, *, fresh: bool) -> Payment:
         meta = terms.sealed.meta
         cap = max(
             int(cap_for(c.sheet, meta.model, meta.max_input, meta.max_output, meta.commission_bps))
             for c in terms.candidates.values()
         )
-        proxy = await self._network.proxy(view.line)
+        proxy = await self._network.proxy(view.line, fresh=fresh)
         return await self._desk.wallet.pay(
             proxy,
             meta.request_id,
