@@ -6,13 +6,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from tests.unit.worker.rig import COMPLETIONS, EMBEDDINGS, chat, inner, running
 
 from bombyx.adapters.engine_scripted import Script
 from bombyx.protocol.pay.price import charge, units
 from bombyx.protocol.pay.usage import open_usage
 from bombyx.protocol.wire.receipt import Kind, Outcome
 from bombyx.protocol.wire.request import Shape
-from tests.unit.worker.rig import COMPLETIONS, EMBEDDINGS, chat, inner, running
 
 
 async def test_a_streamed_chat_is_answered_receipted_and_paid() -> None:

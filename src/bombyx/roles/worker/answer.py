@@ -58,7 +58,8 @@ class Answer:
         self._flowing = False
         self._checkpoints = True
         self._put = 0
-        self._delivered = 0
+        self._delivered = 0  # content bytes known to have left; head and filler count as if they still waited
+        self._shaped = 0  # bytes of frames that wait for credit
         self._changed = asyncio.Event()
         self._drained = asyncio.Event()
         self._writing = asyncio.Lock()  # fair: receipts leave in the order they were signed
@@ -161,16 +162,18 @@ class Answer:
         return True
 
     async def _emit_all(self, frames: tuple[Frame, ...]) -> bool:
+        self._shaped = sum(len(frame.plaintext) for frame in frames)
         for frame in frames:
             if not await self._stream.room(len(frame.plaintext) + _OVERHEAD):
                 return False
+            self._shaped -= len(frame.plaintext)
             self._emit(frame)
         return True
 
     def _emit(self, frame: Frame) -> None:
         sealer = self._sealer
         self._stream.data(sealer.seal_final(frame.plaintext) if frame.final else sealer.seal(frame.plaintext))
-        self._delivered = max(self._delivered, self._put - self._shaper.backlog)
+        self._delivered = max(self._delivered, self._put - self._shaper.backlog - self._shaped)
         self._drained.set()
         count = sealer.chain.frames
         if not frame.final and self._checkpoints and (count == 1 or count % CHECKPOINT_FRAMES == 0):

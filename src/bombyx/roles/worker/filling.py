@@ -23,7 +23,7 @@ from bombyx.protocol.wire.receipt import Outcome
 from bombyx.protocol.wire.request import Meta
 from bombyx.roles.worker.answer import Answer
 from bombyx.roles.worker.asked import MODELS_PATH, Asked, error_body, models_body, read_asked
-from bombyx.roles.worker.gate import Gate
+from bombyx.roles.worker.gate import Ticket
 from bombyx.roles.worker.health import EngineHealth
 from bombyx.roles.worker.meter import Meter
 from bombyx.roles.worker.settings import Limits, ServedModel
@@ -41,6 +41,7 @@ class Job:
     opened: OpenedRequest
     model: ServedModel = field(repr=False)
     health: EngineHealth = field(repr=False)
+    ticket: Ticket = field(repr=False)
     reservation: Reservation | None
     ends_at: float  # monotonic seconds
 
@@ -52,8 +53,7 @@ class Job:
 class Filler:
     """Fills answers, one call each."""
 
-    def __init__(self, *, gate: Gate, limits: Limits, clock: Clock, names: tuple[str, ...]) -> None:
-        self._gate = gate
+    def __init__(self, *, limits: Limits, clock: Clock, names: tuple[str, ...]) -> None:
         self._limits = limits
         self._clock = clock
         self._names = names
@@ -79,7 +79,7 @@ class Filler:
             _whole_answer(answer, 200, JSON, models_body(self._names))
             answer.finish(Outcome.COMPLETE, meter.nothing(""))
             return
-        async with self._gate.place(self._left(job)):
+        async with job.ticket.place(self._left(job)):
             await self._run_engine(job, asked, answer, meter)
 
     async def _run_engine(self, job: Job, asked: Asked, answer: Answer, meter: Meter) -> None:

@@ -249,6 +249,7 @@ class LinkSession:
             self._streams.pop(number, None)
 
     async def _serve(self, stream: Stream, request: bytes) -> None:
+        asyncio.get_running_loop().call_soon(self.report_load)  # once it has been let in
         try:  # END or REFUSE below does nothing when the answer has said its own
             await self._desk.serve(self.proxy, request, stream)
         finally:

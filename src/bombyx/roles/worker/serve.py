@@ -36,7 +36,7 @@ from bombyx.protocol.wire.request import Meta
 from bombyx.roles.worker.answer import Answer
 from bombyx.roles.worker.ended import Ended
 from bombyx.roles.worker.filling import Filler, Job
-from bombyx.roles.worker.gate import Gate
+from bombyx.roles.worker.gate import Gate, Ticket
 from bombyx.roles.worker.health import EngineHealth
 from bombyx.roles.worker.keys import Keyring
 from bombyx.roles.worker.meter import Meter
@@ -80,15 +80,13 @@ class Server:
         self._limits = limits
         self._clock = clock
         self._entropy = entropy
-        self._filler = Filler(
-            gate=gate, limits=limits, clock=clock, names=tuple(model.manifest.name for model in models.values())
-        )
+        self._filler = Filler(limits=limits, clock=clock, names=tuple(model.manifest.name for model in models.values()))
 
     async def serve(self, proxy: Address, request: bytes, stream: Stream) -> None:
         """The whole life. Peers cannot make it raise."""
         try:
-            async with self._gate.entered():
-                await self._serve(proxy, WorkerRequest.decode(request), stream)
+            with self._gate.entered() as ticket:
+                await self._serve(proxy, WorkerRequest.decode(request), stream, ticket)
         except BombyxError as error:
             log.info("stream %d of %s refused: %s %s", stream.number, proxy, error.code, error.rule or "")
             if stream.delivered:
@@ -96,7 +94,7 @@ class Server:
             else:
                 stream.refuse(error)
 
-    async def _serve(self, proxy: Address, request: WorkerRequest, stream: Stream) -> None:
+    async def _serve(self, proxy: Address, request: WorkerRequest, stream: Stream, ticket: Ticket) -> None:
         meta = Meta.decode(request.meta)
         model, ends_at = self._check_meta(meta), self._clock.monotonic() + self._seconds(meta)
         self._ended.begin(meta.request_id)
@@ -109,7 +107,9 @@ class Server:
                     await self._till.release(reservation)
                 raise
             health = self._health[meta.model]
-            job = Job(opened=opened, model=model, health=health, reservation=reservation, ends_at=ends_at)
+            job = Job(
+                opened=opened, model=model, health=health, ticket=ticket, reservation=reservation, ends_at=ends_at
+            )
             await self._run(job, stream)
         finally:
             self._ended.leave(meta.request_id)
