@@ -23,7 +23,7 @@ def reading(read: Callable[[], T]) -> T:
     """Run `read`; whatever is missing or ill-typed is a malformed message."""
     try:
         return read()
-    except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise MalformedMessage(f"ledger message: {type(error).__name__}", rule="LEDGER-2") from None
 
 
