@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 from tests.unit.proxy.conftest import Hire
@@ -22,6 +24,10 @@ HALF = charge(PRICE, 16, 0, 16)
 
 def charged(net: ProxyNet, client: BareClient) -> int:
     return net.proxy._accounts.account(client.channel.id).charged
+
+
+def _has_charged(net: ProxyNet, client: BareClient, amount: int) -> bool:
+    return charged(net, client) == amount
 
 
 def agreed(net: ProxyNet, worker: ScriptedWorker) -> int:
@@ -167,7 +173,7 @@ async def test_a_worker_that_dies_mid_stream_is_paid_to_its_last_checkpoint(
     assert not good.calls
 
 
-LIES = {
+LIES: dict[str, dict[str, Any]] = {
     "signed_by_another_key": {"signer": key("somebody")},
     "more_units_than_the_cap": {"output_units": 2048, "charge": charge(PRICE, 16, 0, 2048)},
     "charge_above_the_price": {"charge": COST + 1},
@@ -259,7 +265,7 @@ async def test_a_client_that_goes_cancels_the_worker_within_50_ms(
             left_at = asyncio.get_running_loop().time()
             response.close()
         client.channel.confirm(payment)
-        await _until(lambda rounds=round_: charged(net, client) == rounds * with_commission(HALF, 500))
+        await _until(partial(_has_charged, net, client, round_ * with_commission(HALF, 500)))
     assert max(delays) < 0.05
     assert agreed(net, worker) == 3 * HALF
 
