@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`bombyx client | proxy | worker | devnet`: one role, in the foreground, until SIGTERM, Ctrl-C or, for a child, its parent's end."""
+"""`bombyx client | proxy | worker | devnet`: one role, in the foreground.
+
+Until SIGTERM, Ctrl-C or, for a child of another bombyx process, its parent's end.
+"""
 
 from __future__ import annotations
 

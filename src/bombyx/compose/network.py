@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole network on this machine, one process a role: what `bombyx up` starts, shows and stops.
+
+Always: children stop with their parent; the descriptor is announced only while the network stands; a folder made here
+is removed at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bombyx.adapters.processes import Child, start_child, stop_children
+from bombyx.config import NetworkDescriptor, ProxyAddress, default_descriptor_path
+from bombyx.errors import ConfigError
+from bombyx.protocol.primitives import Address
+
+Progress = Callable[[str], None]
+
+
+@dataclass(slots=True, kw_only=True)
+class RunningNetwork:
+    """Every process of it."""
+
+    folder: Path
+    descriptor: NetworkDescriptor
+    devnet: Child
+    proxy: Child
+    workers: tuple[Child, ...] = ()
+    client: Child | None = None
+    children: list[Child] = field(default_factory=list)
+
+    @property
+    def endpoint(self) -> str:
+        """Base URL of the OpenAI endpoint."""
+        assert self.client is not None
+        return str(self.client.ready["url"])
+
+    @property
+    def proxy_url(self) -> str:
+        return str(self.proxy.ready["url"])
+
+
+@asynccontextmanager
+async def running_network(
+    *, workers: int, port: int, folder: Path | None, progress: Progress, extra: tuple[str, ...] = ()
+) -> AsyncIterator[RunningNetwork]:
+    """Start everything, announce it, and stop everything. `extra` goes to the client's command line."""
+    announced = default_descriptor_path()
+    _check_alone(announced)
+    state = folder or Path(tempfile.mkdtemp(prefix="bombyx-"))
+    children: list[Child] = []
+    try:
+        network = await _start(state, children, workers, port, progress, extra)
+        _announce(announced, network.descriptor)
+        yield network
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            if announced.resolve().parent.exists() and _is_ours(announced, state):
+                announced.unlink()
+        # clients first, the chain last: what is owed is claimed while there is a chain to claim from
+        await stop_children(children[::-1])
+        if folder is None:
+            shutil.rmtree(state, ignore_errors=True)
+
+
+async def _start(
+    state: Path, children: list[Child], workers: int, port: int, progress: Progress, extra: tuple[str, ...]
+) -> RunningNetwork:
+    from bombyx.compose import new_simulated_platform
+
+    simulator = state / "simulated-platform"
+    policy = simulator / "policy.toml"
+    if not policy.exists():
+        policy = new_simulated_platform(simulator)
+    progress("chain")
+    devnet = await _child(children, state, "devnet", "devnet")
+    descriptor = NetworkDescriptor(
+        chain_url=devnet.ready["url"], proxies=(), policy=policy.resolve(), simulated=simulator.resolve()
+    )
+    file = state / "network.json"
+    file.write_text(descriptor.to_json())
+    progress("proxy")
+    proxy = await _child(
+        children, state, "proxy", "proxy", "--port", "0", "--expose-views", "--network", str(file),
+        "--state", str(state / "proxy"),
+    )  # fmt: skip
+    line = ProxyAddress(address=Address.parse(proxy.ready["address"]), url=proxy.ready["url"])
+    descriptor = NetworkDescriptor(
+        chain_url=descriptor.chain_url, proxies=(line,), policy=policy.resolve(), simulated=simulator.resolve()
+    )
+    file.write_text(descriptor.to_json())
+    progress(f"{workers} workers")
+    started = await asyncio.gather(
+        *(
+            _child(
+                children, state, f"worker-{n}", "worker", "--network", str(file), "--state", str(state / f"worker-{n}")
+            )
+            for n in range(1, workers + 1)
+        )
+    )
+    progress("client")
+    client = await _child(
+        children, state, "client", "client", "--port", str(port), "--network", str(file),
+        "--state", str(state / "client"), *extra,
+    )  # fmt: skip
+    return RunningNetwork(
+        folder=state,
+        descriptor=descriptor,
+        devnet=devnet,
+        proxy=proxy,
+        workers=tuple(started),
+        client=client,
+        children=children,
+    )
+
+
+async def _child(children: list[Child], state: Path, name: str, *arguments: str) -> Child:
+    child = await start_child(name, [*arguments, "--child"], log=state / "logs" / f"{name}.log")
+    children.append(child)
+    return child
+
+
+def _check_alone(announced: Path) -> None:
+    if announced.exists() and _alive(announced):
+        raise ConfigError(f"a network runs here already: {announced} announces it. Stop it first, or set BOMBYX_HOME")
+
+
+def _alive(announced: Path) -> bool:
+    """Whether whoever announced a network still runs; what a killed one left behind does not count."""
+    try:
+        owner = int(json.loads(announced.read_text())["pid"])
+        return Path(f"/proc/{owner}").exists() if Path("/proc").exists() else _signal_reaches(owner)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _signal_reaches(owner: int) -> bool:
+    try:
+        os.kill(owner, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _announce(announced: Path, descriptor: NetworkDescriptor) -> None:
+    announced.parent.mkdir(parents=True, exist_ok=True)
+    told = json.loads(descriptor.to_json()) | {"pid": os.getpid()}
+    announced.write_text(json.dumps(told, indent=2))
+
+
+def _is_ours(announced: Path, state: Path) -> bool:
+    try:
+        return str(state.resolve()) in announced.read_text()
+    except OSError:
+        return False
