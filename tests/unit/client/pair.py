@@ -346,9 +346,7 @@ class Proxy:
     async def forget_sessions(self) -> None:
         """A restart: rows would survive, sessions do not."""
         info = await self.ledger.info()
-        terms = PayeeTerms(
-            receiver=self.key.address, receiver_authorizer=self.key.address, token=info.token
-        )
+        terms = PayeeTerms(receiver=self.key.address, receiver_authorizer=self.key.address, token=info.token)
         self.book = PayeeBook(terms, settlement_domain(info.chain_id, info.settlement))
 
     async def get(self, path: str) -> tuple[int, bytes]:

@@ -72,7 +72,9 @@ async def test_a_tampered_quote_keeps_a_worker_out_and_shows_its_steps(pair: Pai
     from bombyx.roles.client.problem import problem_of
 
     for worker in pair.workers:
-        worker.platform = type(worker.platform).create(seed=b"somebody else's platform", now=worker.period.keyset.not_before)
+        worker.platform = type(worker.platform).create(
+            seed=b"somebody else's platform", now=worker.period.keyset.not_before
+        )
         await worker.rotate()
     response = await pair.client.request("POST", "/v1/chat/completions", {}, chat())
     body = json.loads(await response.read())

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import orjson
 
-from bombyx.errors import BadRequest, BombyxError, BudgetExceeded, Unavailable, Unreachable
+from bombyx.errors import BadRequest, BombyxError, BudgetExceeded, DeadlineExceeded, Unavailable, Unreachable
 from bombyx.ports import Clock, EndorsementSource, Ledger, Store
 from bombyx.protocol.attest import AppraisalPolicy
 from bombyx.protocol.primitives import RequestId
@@ -69,6 +69,12 @@ class ClientResponse:
         """The receipt's summary, after the end; None for answers made here (`/v1/models`)."""
         finished = await self.finished()
         return summary(finished.kept) if finished.kept else None
+
+    @property
+    def between_events(self) -> bool:
+        """Whether the stream stands between two events, so that an event of our own may follow."""
+        text = self.delivery.answer.text if self.delivery is not None else None
+        return text is not None and text.between_events
 
     async def read(self) -> bytes:
         """The whole body."""
@@ -157,6 +163,11 @@ class Client:
         await self._ledger.close()
         await self._store.close()
 
+    async def settled(self) -> None:
+        """Wait until every answer under way is checked and settled, its application gone or not."""
+        if self._running:
+            await asyncio.wait(set(self._running), timeout=GRACE_SECONDS)
+
     async def request(
         self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
     ) -> ClientResponse:
@@ -227,8 +238,12 @@ class Client:
     async def _blind(self, asked: Asked, body: bytes) -> ClientResponse:
         journey = Journey(request_id=RequestId(self._randomness.bytes(16)))
         try:
-            sent = await self._send(asked, body, journey)
+            async with asyncio.timeout(self.settings.deadline_seconds + GRACE_SECONDS):
+                sent = await self._send(asked, body, journey)
             return await self._answered(sent, journey.request_id)
+        except TimeoutError:
+            late = DeadlineExceeded(f"no answer after {self.settings.deadline_seconds:.0f} s", rule="CLI-7")
+            return failure(late, sent=journey.posted, request_id=journey.request_id)
         except BombyxError as error:
             return failure(error, sent=journey.posted, request_id=journey.request_id)
 

@@ -133,8 +133,8 @@ async def _stream(exchange: HttpExchange, response: ClientResponse) -> None:
         exchange.end()
     except BombyxError as error:
         log.warning("answer cut: %s", error)
-        # An SSE client would read on for ever in silence: say what happened, then cut.
-        exchange.write(b"\n\ndata: " + problem_body(error) + b"\n\n")
+        if response.between_events:  # inside an event our words would only spoil what is there
+            exchange.write(b"data: " + problem_body(error) + b"\n\n")
         exchange.abort()
     finally:
         await asyncio.shield(response.aclose())

@@ -46,6 +46,11 @@ class AnswerText:
         if len(self._buffer) > (MAX_EVENT if self._streamed else 4 * MAX_TEXT):
             raise MalformedMessage("an event of the answer is too large", peer=Peer.WORKER, rule="CLI-5")
 
+    @property
+    def between_events(self) -> bool:
+        """Whether something of our own could follow without running into an unfinished event."""
+        return not self._data and not self._buffer
+
     def texts(self) -> list[str | None]:
         """By index, from 0; None where there is nothing to compare."""
         if not self._streamed and not self._none:
