@@ -24,6 +24,7 @@ from bombyx.adapters.simulator.platform import SimulatedPlatform
 from bombyx.ports import Engine, Operator, OperatorRole, Store
 from bombyx.protocol.attest import RegisteredWorker, appraise
 from bombyx.protocol.attest.result import AttestationResult
+from bombyx.protocol.pay.payee import PayeeBook
 from bombyx.protocol.pay.payer import PayerChannel, PayerPolicy
 from bombyx.protocol.pay.price import price_of, worker_cap
 from bombyx.protocol.pay.receipts import Expectation
@@ -132,6 +133,7 @@ class Flow:
         self.reply = Reply(trail=proxy.trail(sealed, candidate))
         self.first_frame = asyncio.Event()
         self.over = asyncio.Event()
+        self.receipted = asyncio.Semaphore(0)
         self._opener = ResponseOpener(sealed, candidate)
         self._reader = BhttpResponseReader()
         self._chain = ResponseChain()
@@ -152,6 +154,7 @@ class Flow:
             signed = SignedReceipt.decode(payload)
             reply.trail.receive(signed)
             reply.receipts.append(signed)
+            self.receipted.release()
         elif kind is LinkType.REFUSE:
             reply.refusal = LinkRefusal.decode(payload)
             self.over.set()
@@ -174,6 +177,11 @@ class Flow:
 
     def cancel(self) -> None:
         self.proxy.send(LinkType.CANCEL, self.number)
+
+    async def receipts(self, count: int) -> None:
+        """Wait for `count` more receipts."""
+        for _ in range(count):
+            await asyncio.wait_for(self.receipted.acquire(), 10)
 
     async def done(self, seconds: float = 10.0) -> Reply:
         await asyncio.wait_for(self.over.wait(), seconds)
@@ -388,6 +396,11 @@ class Rig:
         assert isinstance(self.engine, ScriptedEngine)
         return self.engine
 
+    @property
+    def book(self) -> PayeeBook:
+        """The worker's own books."""
+        return self.worker._booted.till.book
+
     def appraise(self) -> AttestationResult:
         """What any client makes of the bundle in the last hello."""
         keyset = self.proxy.keyset
@@ -408,9 +421,9 @@ class Rig:
 
 @asynccontextmanager
 async def running(
-    script: Script | None = None, *, engine: Engine | None = None, timings: Timings = QUICK, limits: Limits | None = None,
-    price: Price | None = None, store: Store | None = None, funded: bool = True, ledger: MemoryLedger | None = None,
-    operator: SigningKey | None = None, trusted: bool = True, grain: int = 16,
+    script: Script | None = None, *, engine: Engine | None = None, timings: Timings = QUICK,
+    limits: Limits | None = None, price: Price | None = None, store: Store | None = None, funded: bool = True,
+    ledger: MemoryLedger | None = None, operator: SigningKey | None = None, trusted: bool = True, grain: int = 16,
 ) -> AsyncIterator[Rig]:  # fmt: skip
     ledger = ledger or MemoryLedger(CLOCK)
     engine = engine or ScriptedEngine(script)

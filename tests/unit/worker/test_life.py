@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from tests.unit.worker.rig import CLOCK, QUICK, URL, Rig, chat, new_key, register_proxy, running
+from tests.unit.worker.rig import CLOCK, QUICK, URL, chat, new_key, register_proxy, running
 
 from bombyx.adapters.engine_scripted import Script
 from bombyx.adapters.memory import MemoryLedger, MemoryStore
@@ -18,8 +19,8 @@ from bombyx.protocol.primitives import Address, Digest
 from bombyx.protocol.wire.receipt import Outcome, SignedReceipt
 from bombyx.protocol.wire.records import LinkType
 from bombyx.protocol.wire.request import Payment, Shape
+from bombyx.roles.worker.boot import price_sheet
 from bombyx.roles.worker.notary import FINISHED, RECEIPTS, RUNNING
-from bombyx.roles.worker.runtime import price_sheet
 
 # --- boot ------------------------------------------------------------------------------------------------------------
 
@@ -114,12 +115,11 @@ async def test_a_link_that_breaks_mid_answer_charges_the_last_checkpoint() -> No
     """PAY-17, RCT-7: the proxy can agree to no more than the last receipt it may have seen."""
     async with running(Script(words=2000, seconds_per_token=0.002)) as rig:
         flow = rig.proxy.ask(chat(), max_output=4096)
-        while len(flow.reply.receipts) < 3:
-            await asyncio.sleep(0.01)
+        await flow.receipts(3)
         assert rig.proxy.link is not None
         rig.proxy.link.cut()
         await asyncio.sleep(0.2)
-        book = _book(rig)
+        book = rig.book
         assert not book.in_flight() and rig.scripted.running == 0
         assert book.account(book.channels[0]).charged == flow.reply.receipts[-1].receipt.charge > 0
         assert await rig.store.scan(FINISHED) and not await rig.store.scan(RUNNING)
@@ -136,7 +136,7 @@ async def test_a_link_that_breaks_before_the_first_frame_leaves_the_request_free
         rig.proxy.link.cut()
         await asyncio.wait_for(rig.proxy.greeted.wait(), 2)
         await asyncio.sleep(0.05)
-        assert not _book(rig).in_flight()
+        assert not rig.book.in_flight()
         rig.scripted.script = Script()
         again = rig.proxy.seal(chat(), sealed.meta)
         assert (await rig.proxy.send_sealed(again).done()).complete
@@ -199,11 +199,6 @@ async def test_drain_ends_by_itself_what_does_not_end() -> None:
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
-def _book(rig: Rig):  # type: ignore[no-untyped-def]
-    assert rig.worker._till is not None
-    return rig.worker._till.book
-
-
 class WatchedStore(MemoryStore):
     """Remembers what had been written when."""
 
@@ -212,7 +207,7 @@ class WatchedStore(MemoryStore):
         self.log: list[str] = []
         self.fail = False
 
-    async def write(self, rows: list[Write]) -> None:  # type: ignore[override]
+    async def write(self, rows: Sequence[Write]) -> None:
         if self.fail:
             raise Unavailable("the disk is full")
         await super().write(rows)
@@ -252,14 +247,13 @@ async def test_a_crash_mid_answer_is_charged_by_its_last_written_checkpoint() ->
     async with running(Script(words=2000, seconds_per_token=0.002), store=store, operator=operator,
                        ledger=ledger) as rig:  # fmt: skip
         flow = rig.proxy.ask(chat(), max_output=4096)
-        while len(flow.reply.receipts) < 3:
-            await asyncio.sleep(0.01)
+        await flow.receipts(3)
         tables = {name: dict(rows) for name, rows in store._tables.items()}  # what a crash here would leave
         charged = SignedReceipt.decode(next(iter(tables[RUNNING].values()))).receipt.charge
     crashed = MemoryStore()
     crashed._tables = tables
     async with running(store=crashed, operator=operator, ledger=ledger) as rig:
-        book = _book(rig)
+        book = rig.book
         assert not book.in_flight() and book.account(book.channels[0]).charged == charged > 0
         assert not await crashed.scan(RUNNING)
         await rig.worker.claim(everything=True)
@@ -272,7 +266,7 @@ async def test_a_voucher_outside_a_request_raises_the_ceiling() -> None:
         assert (await rig.proxy.ask(chat()).done()).complete
         channel = rig.proxy.channel
         assert channel is not None
-        before = _book(rig).account(channel.id).ceiling
+        before = rig.book.account(channel.id).ceiling
         channel.agree(next(iter(channel.in_flight)), 0)
         channel.policy = replace(channel.policy, window=500_000)
         voucher = channel.voucher(signer=rig.proxy.key)
@@ -280,7 +274,7 @@ async def test_a_voucher_outside_a_request_raises_the_ceiling() -> None:
         rig.proxy.send(LinkType.VOUCHER, 0, payment.encode())
         rig.proxy.send(LinkType.VOUCHER, 0, b"nonsense")
         await asyncio.sleep(0.05)
-        assert _book(rig).account(channel.id).ceiling > before and rig.worker.links == 1
+        assert rig.book.account(channel.id).ceiling > before and rig.worker.links == 1
 
 
 # --- what is told ----------------------------------------------------------------------------------------------------

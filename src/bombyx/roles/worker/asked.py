@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands inside the seal: the application's HTTP request, and whether this worker may run it (spec WRK-1 .. WRK-3).
+"""What stands inside the seal: the application's HTTP request, and whether this worker may run it (WRK-1 .. WRK-3).
 
 Not here: any change to it. What the engine needs on top is the engine adapter's to add and to take out again.
 

@@ -19,8 +19,8 @@ from bombyx.protocol.wire.records import LinkChallenge, LinkHello, LinkLoad
 from bombyx.protocol.wire.request import Payment
 from bombyx.protocol.wire.signing import SigningKey
 from bombyx.roles.worker.gate import Gate
+from bombyx.roles.worker.greeting import LINK_VERSION
 from bombyx.roles.worker.keys import Keyring
-from bombyx.roles.worker.link import LINK_VERSION
 from bombyx.roles.worker.payments import Till
 from bombyx.roles.worker.serve import Server
 from bombyx.roles.worker.streams import Stream

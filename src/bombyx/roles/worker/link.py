@@ -17,25 +17,22 @@ from typing import Any, Final, Protocol
 
 from bombyx.errors import BombyxError, MalformedMessage, Peer, PeerError, Unavailable
 from bombyx.ports import Link
-from bombyx.protocol.primitives import Address, Digest, sha256, tagged_hash
+from bombyx.protocol.primitives import Address
 from bombyx.protocol.wire.records import (
     LinkChallenge,
     LinkHello,
     LinkLoad,
     LinkType,
-    LinkWelcome,
     WorkerRequest,
     read_link_frames,
     write_link_frame,
 )
-from bombyx.protocol.wire.signing import recover
+from bombyx.roles.worker.greeting import Greeting
 from bombyx.roles.worker.streams import Stream
 from bombyx.roles.worker.uploads import Uploads
 
 log = logging.getLogger("bombyx.worker")
 
-LINK_VERSION: Final = 1
-MIN_WINDOW: Final = 32_768  # bytes of credit a stream starts with; the largest sealed frame has 16 kB
 MAX_STREAMS: Final = 4096  # open at once on one link; far above any capacity
 
 Frame = tuple[LinkType, int, bytes]
@@ -85,15 +82,11 @@ class LinkSession:
         self._link = link
         self._desk = desk
         self._uploads = uploads
-        self._chain_id = chain_id
-        self._expected = expected_proxy
+        self._greeting = Greeting(chain_id=chain_id, expected=expected_proxy)
         self._handshake_seconds = handshake_seconds
         self._on_welcomed = on_welcome
         self._on_end = on_end
-        self._challenge: LinkChallenge | None = None
-        self._hellos: list[tuple[Digest, Digest]] = []  # (our nonce, bundle digest) not yet welcomed
         self._window = 0
-        self._keys: frozenset[Address] = frozenset()
         self._streams: dict[int, Stream] = {}
         self._refused: set[int] = set()  # streams whose remaining parts are dropped
         self._highest = 0
@@ -104,9 +97,9 @@ class LinkSession:
     @property
     def proxy(self) -> Address:
         """Who is at the other end. Known once the challenge has been read."""
-        if self._challenge is None:
+        if self._greeting.challenge is None:
             raise Unavailable("the proxy has not introduced itself yet")
-        return self._challenge.proxy
+        return self._greeting.challenge.proxy
 
     @property
     def idle(self) -> bool:
@@ -134,13 +127,8 @@ class LinkSession:
 
     async def _handshake(self, frames: AsyncIterator[Frame]) -> None:
         """CHALLENGE -> HELLO -> WELCOME, nothing else before."""
-        challenge = LinkChallenge.decode(await self._expect(frames, LinkType.CHALLENGE))
-        if challenge.v != LINK_VERSION or challenge.chain_id != self._chain_id:
-            raise self._fault(f"link version {challenge.v} on chain {challenge.chain_id}, we speak {LINK_VERSION}")
-        if self._expected is not None and challenge.proxy != self._expected:
-            raise self._fault(f"expected proxy {self._expected}, found {challenge.proxy}")
-        self._challenge = challenge
-        self._keys = await self._desk.proxy_keys(challenge.proxy)
+        challenge = self._greeting.on_challenge(await self._expect(frames, LinkType.CHALLENGE))
+        self._greeting.keys = await self._desk.proxy_keys(challenge.proxy)
         self.introduce()
         self._on_welcome(await self._expect(frames, LinkType.WELCOME))
         self.report_load()
@@ -190,19 +178,9 @@ class LinkSession:
             raise self._fault(f"{kind.name} does not belong on stream 0")
 
     def _on_welcome(self, payload: bytes) -> None:
-        """LINK-2: the proxy's key signs our nonce and our bundle, so nobody in between can answer for it."""
-        welcome = LinkWelcome.decode(payload)
-        if welcome.v != LINK_VERSION or welcome.proxy != self.proxy or welcome.window < MIN_WINDOW:
-            raise self._fault("a WELCOME that contradicts its CHALLENGE")
-        for position, (nonce, bundle) in enumerate(self._hellos):
-            signer = recover(tagged_hash("bombyx welcome v1", nonce, bundle), welcome.signature)
-            if signer in self._keys:
-                del self._hellos[: position + 1]
-                self._window = welcome.window
-                self.welcomed.set()
-                self._on_welcomed(self)
-                return
-        raise self._fault("a WELCOME nobody known signed for this hello")
+        self._window = self._greeting.on_welcome(payload)
+        self.welcomed.set()
+        self._on_welcomed(self)
 
     def _on_part(self, number: int, payload: bytes, *, last: bool) -> None:
         if number in self._refused:
@@ -264,10 +242,10 @@ class LinkSession:
 
     def introduce(self) -> None:
         """HELLO with the keys of now; again after each rotation."""
-        if self._challenge is None:
+        if self._greeting.challenge is None:
             return
-        hello = self._desk.introduce(self._challenge)
-        self._hellos = [*self._hellos[-3:], (hello.nonce, sha256(hello.bundle))]
+        hello = self._desk.introduce(self._greeting.challenge)
+        self._greeting.said(hello)
         self._send(LinkType.HELLO, 0, hello.encode())
 
     def report_load(self) -> None:

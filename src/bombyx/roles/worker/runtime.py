@@ -10,33 +10,17 @@ Always: nothing is dialled before the keys are made, quoted and registered; a ke
 from __future__ import annotations
 
 import asyncio
-import builtins
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 from bombyx.errors import BombyxError, ConfigError, Unavailable
-from bombyx.ports import (
-    Clock,
-    Dialer,
-    EndorsementSource,
-    EvidenceSource,
-    Ledger,
-    LedgerInfo,
-    Link,
-    Operator,
-    OperatorRole,
-    Store,
-)
-from bombyx.protocol.pay.payee import PayeeTerms
-from bombyx.protocol.pay.price import check_sheet
-from bombyx.protocol.primitives import Address, Amount, Digest
-from bombyx.protocol.wire.channel import settlement_domain
+from bombyx.ports import Link
+from bombyx.protocol.primitives import Address, Amount
 from bombyx.protocol.wire.evidence import Keyset
-from bombyx.protocol.wire.market import ModelPrice, PriceSheet
-from bombyx.protocol.wire.receipt import receipt_domain
 from bombyx.protocol.wire.signing import SigningKey
+from bombyx.roles.worker.boot import Boot, WorkerPorts, price_sheet
 from bombyx.roles.worker.desk import Desk
 from bombyx.roles.worker.dialling import Dialling
 from bombyx.roles.worker.ended import Ended
@@ -45,11 +29,11 @@ from bombyx.roles.worker.gate import Gate
 from bombyx.roles.worker.health import EngineHealth
 from bombyx.roles.worker.keys import BootKeys, Keyring, Period
 from bombyx.roles.worker.link import LinkSession
-from bombyx.roles.worker.notary import Notary
 from bombyx.roles.worker.payments import Till
-from bombyx.roles.worker.serve import Server
 from bombyx.roles.worker.settings import ProxyPeer, ServedModel, WorkerSettings
 from bombyx.roles.worker.uploads import Uploads
+
+__all__ = ["Worker", "WorkerPorts"]
 
 log = logging.getLogger("bombyx.worker")
 T = TypeVar("T")
@@ -57,25 +41,14 @@ T = TypeVar("T")
 LAST_WORDS: Final = 2.0  # seconds links get to take what was said before they are closed
 
 
-class EnclaveEntropy(Protocol):
-    """`ports.Entropy` and `seal.Randomness` in one: the enclave's own source."""
-
-    def bytes(self, size: int) -> builtins.bytes: ...
-
-    def mlkem768_encapsulate(self, public_key: builtins.bytes) -> tuple[builtins.bytes, builtins.bytes]: ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerPorts:
-    """The outside world of one worker."""
+class _Parts:
+    """What stands once the worker has booted."""
 
-    clock: Clock
-    entropy: EnclaveEntropy
-    store: Store
-    ledger: Ledger
-    device: EvidenceSource
-    endorser: EndorsementSource | None
-    dialer: Dialer
+    till: Till
+    desk: Desk
+    evidence: EvidenceMaker
+    chain_id: int
 
 
 class Worker:
@@ -103,11 +76,7 @@ class Worker:
         self._diallings: tuple[Dialling, ...] = ()
         self._sessions: set[LinkSession] = set()
         self._tasks: list[asyncio.Task[None]] = []
-        self._boot: BootKeys | None = None
-        self._chain: LedgerInfo | None = None
-        self._desk: Desk | None = None
-        self._till: Till | None = None
-        self._evidence: EvidenceMaker | None = None
+        self._parts: _Parts | None = None
 
     # --- what others may look at ---
 
@@ -142,15 +111,22 @@ class Worker:
     async def start(self) -> None:
         """Boot: fresh keys, evidence, registration; then dial. Returns before any link stands: wait for `ready`."""
         ports = self._ports
-        self._boot = BootKeys.make(ports.entropy)
-        self._chain = await self._patiently(ports.ledger.info)
-        self._till = self._new_till(self._boot, self._chain)
-        await self._till.load()
+        boot = Boot(
+            settings=self._settings,
+            ports=ports,
+            operator=self._operator,
+            models=self._models,
+            sheet=self.sheet,
+            chain=await self._patiently(ports.ledger.info),
+            keys=BootKeys.make(ports.entropy),
+        )
+        till = boot.till()
+        desk = boot.desk(keyring=self._keyring, till=till, gate=self._gate, ended=self._ended, health=self._health)
+        self._parts = _Parts(till=till, desk=desk, evidence=boot.evidence(), chain_id=boot.chain.chain_id)
+        await till.load()
         await self._ended.load(ports.store, ports.clock.now())
-        self._evidence = self._evidence_maker(self._boot, self._chain)
         await self._patiently(self._new_period)
-        await self._patiently(self._register)
-        self._desk = self._new_desk(self._boot, self._chain, self._till)
+        await self._patiently(lambda: ports.ledger.register(boot.registration(), signer=self._operator))
         self._diallings = tuple(
             Dialling(peer, ports.dialer, self._open_session, ports.clock, ports.entropy, self._settings.timings)
             for peer in self._settings.proxies
@@ -188,10 +164,10 @@ class Worker:
 
     async def claim(self, *, everything: bool = False) -> Amount:
         """Claim what is due; `everything`: whatever is owed, due or not."""
-        if self._till is None:
+        if self._parts is None:
             return Amount(0)
         try:
-            return await self._till.claim(self._operator, everything=everything)
+            return await self._parts.till.claim(self._operator, everything=everything)
         except BombyxError as error:
             log.warning("claiming: %s", error)
             return Amount(0)
@@ -234,102 +210,25 @@ class Worker:
                 log.warning("waiting: %s", error)
                 await self._ports.clock.sleep(self._settings.timings.retry_publish)
 
-    # --- making the parts ---
+    # --- parts ---
 
     async def _new_period(self) -> None:
-        if self._evidence is None:
-            raise Unavailable("the worker has not started")
-        self._keyring.add(await self._evidence.period(self._keyring.new_gateways(self._ports.entropy)))
-
-    async def _register(self) -> None:
-        boot = self._booted
-        line = Operator(
-            address=self._operator.address,
-            role=OperatorRole.WORKER,
-            endpoint="",
-            receipt_address=boot.receipt.address,
-            pay_authorizer=boot.pay_authorizer.address,
-            pay_key_config=boot.pay_gateway.config.encode(),
-            price_sheet=self.sheet.digest(),
-            models=tuple(self._models),
-        )
-        await self._ports.ledger.register(line, signer=self._operator)
+        period = await self._booted.evidence.period(self._keyring.new_gateways(self._ports.entropy))
+        self._keyring.add(period)
 
     @property
-    def _booted(self) -> BootKeys:
-        if self._boot is None:
+    def _booted(self) -> _Parts:
+        if self._parts is None:
             raise Unavailable("the worker has not started")
-        return self._boot
-
-    def _new_till(self, boot: BootKeys, chain: LedgerInfo) -> Till:
-        terms = PayeeTerms(
-            receiver=self._operator.address,
-            receiver_authorizer=boot.pay_authorizer.address,
-            token=chain.token,
-            claim_threshold=self._settings.claim_threshold,
-        )
-        ports = self._ports
-        return Till(
-            terms,
-            settlement_domain(chain.chain_id, chain.settlement),
-            store=ports.store,
-            ledger=ports.ledger,
-            gateway=boot.pay_gateway,
-            clock=ports.clock,
-        )
-
-    def _evidence_maker(self, boot: BootKeys, chain: LedgerInfo) -> EvidenceMaker:
-        ports = self._ports
-        return EvidenceMaker(
-            operator=self._operator.address,
-            chain=chain,
-            boot=boot,
-            manifests=[model.manifest for model in self._models.values()],
-            device=ports.device,
-            endorser=ports.endorser,
-            ledger=ports.ledger,
-            clock=ports.clock,
-            timings=self._settings.timings,
-        )
-
-    def _new_desk(self, boot: BootKeys, chain: LedgerInfo, till: Till) -> Desk:
-        settings, ports = self._settings, self._ports
-        domain = receipt_domain(chain.chain_id, chain.registry)
-        server = Server(
-            models=self._models,
-            sheet=self.sheet,
-            keyring=self._keyring,
-            till=till,
-            notary=Notary(boot.receipt, domain, self._operator.address, ports.store),
-            ended=self._ended,
-            gate=self._gate,
-            health=self._health,
-            limits=settings.limits,
-            clock=ports.clock,
-            entropy=ports.entropy,
-        )
-        return Desk(
-            operator=self._operator,
-            keyring=self._keyring,
-            sheet=self.sheet,
-            blobs=[model.token_table for model in self._models.values() if model.token_table is not None],
-            hardware=settings.hardware,
-            trusted=frozenset(peer.address for peer in settings.proxies if peer.address is not None),
-            gate=self._gate,
-            server=server,
-            till=till,
-            ledger=ports.ledger,
-            entropy=ports.entropy,
-        )
+        return self._parts
 
     def _open_session(self, link: Link, peer: ProxyPeer) -> LinkSession:
-        if self._desk is None or self._chain is None:
-            raise Unavailable("the worker has not started")
+        parts = self._booted
         return LinkSession(
             link,
-            self._desk,
+            parts.desk,
             self._uploads,
-            chain_id=self._chain.chain_id,
+            chain_id=parts.chain_id,
             expected_proxy=peer.address,
             handshake_seconds=self._settings.timings.handshake,
             on_welcome=self._welcomed,
@@ -342,28 +241,6 @@ class Worker:
 
     def _spawn(self, *works: Coroutine[Any, Any, None]) -> None:
         self._tasks += [asyncio.create_task(work) for work in works]
-
-
-def price_sheet(settings: WorkerSettings, operator: Address, models: tuple[Digest, ...]) -> PriceSheet:
-    """The sheet this worker publishes. `ConfigError` for a model without a price: nothing is served by accident."""
-    unpriced = [model for model in models if model not in settings.prices]
-    if unpriced:
-        raise ConfigError(f"{len(unpriced)} models have no price")
-    lines = [(model, settings.prices[model]) for model in models]
-    sheet = PriceSheet(
-        v=1,
-        operator=operator,
-        grain=settings.grain,
-        prices=tuple(
-            ModelPrice(model=model, input=price.input, cached_input=price.cached_input, output=price.output)
-            for model, price in lines
-        ),
-    )
-    try:
-        check_sheet(sheet)
-    except BombyxError as error:
-        raise ConfigError(f"the prices do not make a price sheet: {error}") from None
-    return sheet
 
 
 async def _within(seconds: float, *works: Coroutine[Any, Any, None]) -> bool:

@@ -56,7 +56,7 @@ class Limits:
     uploads: int = 96 << 20  # bytes of unfinished requests, all links together
     answer: int = 16 << 20  # bytes of one non-streamed answer
     backlog: int = 256 << 10  # bytes of one streamed answer that may wait for the client before the engine is paused
-    deadline_seconds: float = 3600.0  # a request may not ask for more
+    deadline_seconds: float = 900.0  # a request gets no more; a payer who withdraws must leave time for it
     refuse_retry_seconds: float = 1.0
 
 
