@@ -2,7 +2,8 @@
 """Reads one answer of an engine: takes out what `engine_dialect` had added, keeps ids and usage. No I/O.
 
 Always: the ids of all chunks, joined, are the ids of the final usage; an event nothing had to be taken from is passed
-on byte for byte; what is not the OpenAI shape is `EngineUnavailable`, and the message never quotes it.
+on byte for byte; what is not the OpenAI shape is `EngineUnavailable`, and the message never quotes it; usage called
+verified has as many ids as were counted, and their bytes are the text (where a table is at hand to tell).
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from typing import Any, Final
 from bombyx.adapters.engine_dialect import IdSource, Plan
 from bombyx.adapters.sse import data_event, event_data
 from bombyx.adapters.token_gaps import GapFiller, TokenIndex
-from bombyx.errors import EngineUnavailable
+from bombyx.errors import EngineUnavailable, MalformedMessage
 from bombyx.ports import EngineChunk, EngineUsage
 
 DONE: Final = b"[DONE]"
 MAX_ID: Final = 2**31
+MAX_TEXT: Final = 16 * 1024 * 1024  # characters of all choices
+OTHER_THAN_TEXT: Final = ("tool_calls", "function_call", "reasoning_content", "reasoning", "refusal", "audio")
 
 NO_IDS: Final = "usage unverified: this engine gives no ids"
 NO_USAGE: Final = "usage unverified: the engine gave no usage"
@@ -28,6 +31,10 @@ class Answer:
 
     def __init__(self, plan: Plan, index: TokenIndex | None = None) -> None:
         self._plan = plan
+        self._index = index
+        self._texts: list[list[str]] = [[] for _ in range(plan.choices)]
+        self._size = 0
+        self._no_text: set[int] = set()  # choices with tool calls or reasoning: nobody can compare these
         self._fillers = [GapFiller(index) for _ in range(plan.choices)] if index is not None else []
         self._ids: list[list[int]] = [[] for _ in range(plan.choices)]
         self._finish = [""] * plan.choices
@@ -112,12 +119,26 @@ class Answer:
             return "usage unverified: some ids have more than one reading"
         if not self._plan.counts_all and None in self._counts:
             return "usage unverified: this engine counts only the first of several choices"
+        if not self._texts_fit():
+            return "usage unverified: the engine rewrote the text of its ids"  # llama.cpp: around JSON it was asked for
         expected = counted if self._plan.counts_all else sum(count or 0 for count in self._counts)
         return (
             ""
             if expected == shown
             else f"usage unverified: the engine counts {expected} output tokens, gave {shown} ids"
         )
+
+    def _texts_fit(self) -> bool:
+        if self._index is None:
+            return True
+        table, stop = self._index.table, self._plan.stop
+        try:
+            return all(
+                choice in self._no_text or table.matches("".join(self._texts[choice]), ids, self._finish[choice], stop)
+                for choice, ids in enumerate(self._ids)
+            )
+        except MalformedMessage:
+            return False  # an id the table does not have
 
     # --- parts ---
 
@@ -132,10 +153,22 @@ class Answer:
             index = _index(choice, self._plan.choices)
             if isinstance(reason := choice.get("finish_reason"), str):
                 self._finish[index], self._last_finished = reason, index
+            self._take_text(choice, index)
             if ids := self._choice_ids(choice, index, count):
                 self._ids[index].extend(ids)
                 new.append((index, ids))
         return tuple(new)
+
+    def _take_text(self, choice: dict[str, Any], index: int) -> None:
+        said = _inner(choice, "delta") or _inner(choice, "message") or {}
+        if any(said.get(name) for name in OTHER_THAN_TEXT):
+            self._no_text.add(index)
+        for part in (said.get("content"), choice.get("text")):
+            if isinstance(part, str):
+                self._texts[index].append(part)
+                self._size += len(part)
+        if self._size > MAX_TEXT:
+            raise EngineUnavailable(f"the engine's answer is longer than {MAX_TEXT} characters")
 
     def _choice_ids(self, choice: dict[str, Any], index: int, count: int | None) -> tuple[int, ...]:
         if self._plan.ids is IdSource.TOKEN_IDS:

@@ -61,6 +61,7 @@ class Plan:
     choices: int
     ids: IdSource
     counts_all: bool  # the engine's usage counts every choice, not only the first
+    stop: tuple[str, ...] = field(repr=False)
     drop: frozenset[str]  # of "logprobs", "usage", "timings", "__verbose", "token_ids"
 
 
@@ -81,6 +82,7 @@ def plan_request(request: EngineRequest, dialect: Dialect, additions: Mapping[st
         choices=choices,
         ids=ids,
         counts_all=dialect is not Dialect.LLAMA_CPP or choices == 1,
+        stop=_stop(asked),
         drop=drop,
     )
 
@@ -169,6 +171,12 @@ def _set(body: dict[str, Any], drop: str, **fields: Any) -> set[str]:
     asked = all(body.get(name) is True for name in fields)
     body.update(fields)
     return set() if asked else {drop}
+
+
+def _stop(asked: Mapping[str, Any]) -> tuple[str, ...]:
+    stop = asked.get("stop")
+    words = [stop] if isinstance(stop, str) else stop if isinstance(stop, list) else []
+    return tuple(word for word in words if isinstance(word, str) and word)
 
 
 def _whole(asked: Mapping[str, Any], name: str) -> int | None:

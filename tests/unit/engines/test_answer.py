@@ -101,6 +101,17 @@ def test_an_event_nothing_is_taken_from_passes_byte_for_byte() -> None:
     assert chunk.data == raw
 
 
+@pytest.mark.parametrize(("text", "verified"), [(" the silk", True), ("the silk", False), (" the", False)])
+def test_text_that_is_not_that_of_its_ids_is_not_verified(text: str, verified: bool) -> None:
+    """RCT-6"""
+    answer = Answer(plan(Dialect.LLAMA_CPP, stream=False), INDEX)
+    choice = {"index": 0, "message": {"content": text}, "finish_reason": "length"}
+    usage = {"prompt_tokens": 3, "completion_tokens": 2}
+    answer.body(json.dumps({"choices": [choice], "usage": usage, "__verbose": {"tokens": [257, 258]}}).encode())
+    assert answer.usage().verified is verified
+    assert answer.usage().output == 2
+
+
 def test_nothing_after_the_end_reaches_the_application() -> None:
     answer = Answer(plan(Dialect.PLAIN, stream=True))
     assert answer.event(b"data: [DONE]\n\n") is not None

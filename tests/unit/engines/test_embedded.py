@@ -116,6 +116,26 @@ async def test_a_stream_with_tools_tells_the_ids_of_its_words(engine: EmbeddedEn
     assert usage.verified
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_text_the_engine_rewrote_is_never_called_verified(
+    engine: EmbeddedEngine, model: GgufModel, stream: bool
+) -> None:
+    """RCT-6: asked for JSON, llama.cpp cuts spaces and fences around it; a client would take that for fraud."""
+    for seed in range(4):
+        text, usage = await ask(
+            engine,
+            "Hi",
+            stream=stream,
+            max_tokens=40,
+            temperature=1.2,
+            seed=seed,
+            response_format={"type": "json_object"},
+        )
+        assert usage.ids is not None
+        fits = model.tokens.matches(text, usage.ids[0], usage.finish[0])
+        assert fits or not usage.verified
+
+
 async def test_every_id_stands_for_the_bytes_llama_cpp_shows(engine: EmbeddedEngine, model: GgufModel) -> None:
     """RCT-6: the table read from the file, against the engine, for the whole vocabulary."""
     request = EngineRequest(
