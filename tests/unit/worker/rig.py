@@ -200,6 +200,7 @@ class ProxyDouble:
         self.drained = asyncio.Event()
         self.greeted = asyncio.Event()
         self.flows: dict[int, Flow] = {}
+        self.stray: list[tuple[LinkType, int]] = []  # frames on streams this proxy never opened
         self.channel: PayerChannel | None = None
         self.challenge: LinkChallenge | None = None
         self.change_challenge: Callable[[LinkChallenge], LinkChallenge] = lambda challenge: challenge
@@ -220,8 +221,10 @@ class ProxyDouble:
         self.send(LinkType.CHALLENGE, 0, self.challenge.encode())
         async for message in link.messages():
             for kind, number, payload in read_link_frames(message):
-                if number:
+                if number in self.flows:
                     self.flows[number].on(kind, payload)
+                elif number:
+                    self.stray.append((kind, number))
                 else:
                     self._on_link(kind, payload)
         self.greeted.clear()
