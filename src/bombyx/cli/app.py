@@ -9,11 +9,14 @@ from importlib.metadata import version as installed_version
 import typer
 from rich.console import Console
 
+from bombyx.cli.chat import app as chat_app
 from bombyx.cli.doctor import doctor
 from bombyx.cli.keys import app as keys_app
+from bombyx.cli.receipts import app as receipts_app
 from bombyx.cli.roles import client, devnet, proxy, worker
 from bombyx.cli.settings import app as config_app
 from bombyx.cli.up import up
+from bombyx.cli.verify import verify
 from bombyx.errors import BombyxError, LocalError
 
 app = typer.Typer(
@@ -29,7 +32,10 @@ app.command()(client)
 app.command()(proxy)
 app.command()(worker)
 app.command()(devnet)
+app.command()(verify)
 app.command()(doctor)
+app.add_typer(chat_app)
+app.add_typer(receipts_app, name="receipts")
 app.add_typer(keys_app, name="keys")
 app.add_typer(config_app, name="config")
 
