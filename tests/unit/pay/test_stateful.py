@@ -8,9 +8,12 @@ honest payee is paid all it charged; a payer loses at most what it signed and di
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -25,12 +28,15 @@ from hypothesis.stateful import (
 
 from bombyx.errors import BudgetExceeded, LocalError, Overloaded, PaymentError
 from bombyx.ports import Claim
-from bombyx.protocol.pay.channel import Phase
+from bombyx.protocol.pay.channel import Phase, sign_voucher
+from bombyx.protocol.pay.grant import mac
 from bombyx.protocol.pay.payee import NO_SESSION
 from bombyx.protocol.primitives import Amount, RequestId
+from bombyx.protocol.wire.request import Payment
 
-caps = st.integers(0, 900)
-names = st.integers(1, 7)
+caps = st.integers(0, 400)
+names = st.integers(1, 12)
+picks = st.integers(0, 11)  # one of those there are
 town_type: Any = None
 
 
@@ -57,6 +63,7 @@ class Channel(RuleBasedStateMachine):
         self.dead: dict[int, int] = {}  # request -> payments up to this serial are past the deadline in its Meta
         self.paid = self.town.chain.balance(self.town.payer_key.address)
         self.stolen = False
+        self.cheated = False
 
     # --- payer ---
 
@@ -88,15 +95,46 @@ class Channel(RuleBasedStateMachine):
         self.caps[name] = max(cap, self.caps.get(name, 0))
         return self._sent(name, payment)
 
+    @rule(target=payments, name=names, cap=caps, strict=st.sampled_from([False, False, True]))
+    def ask(self, name: int, cap: int, strict: bool) -> Any:
+        """The straight way: authorised, sent, received; the payment stays for somebody to replay."""
+        sent = self.authorize_strictly(name, cap) if strict else self.authorize(name, cap)
+        if isinstance(sent, tuple):
+            self.receive(sent)
+        return sent
+
+    @rule(name=names, cap=caps, more=st.integers(-500, 20_000), counter=st.integers(1, 600), strict=st.booleans())
+    def the_payer_cheats(self, name: int, cap: int, more: int, counter: int, strict: bool) -> None:
+        """It signs whatever it likes: beyond its deposit, or too little. From here on only the payee is looked after."""
+        self.cheated = True
+        town = self.town
+        channel = town.book.channel(town.channel)
+        ceiling = max(0, channel.ceiling + more)
+        voucher = sign_voucher(town.channel, ceiling, town.domain, town.session_key) if more else None
+        if strict or town.payer.needs_session(town.clock.now()):
+            payment = Payment(v=1, channel=town.channel, cap=cap, voucher=voucher, grant=None, counter=0, mac=b"")
+        else:
+            try:
+                made = town.payer.authorize(
+                    _rid(99), cap=0, meta_hash=town.META, body_hash=town.BODY, signer=town.session_key
+                )
+            except (BudgetExceeded, Overloaded, LocalError, PaymentError):
+                return
+            key = town.keys[town.payer._session.grant.key_hash]
+            tag = mac(key, town.channel, counter, town.META, town.BODY, cap)
+            payment = dataclasses.replace(made, cap=cap, voucher=voucher, counter=counter, mac=tag)
+        self.caps[name] = max(cap, self.caps.get(name, 0))
+        self.receive((name, payment, self.serial + 1))
+
     @rule()
     def rotate_the_session(self) -> None:
         if self.town.payer.frozen is None:
             self.town.open_session()
 
-    @rule(name=names)
-    def hear_the_final(self, name: int) -> None:
+    @rule(pick=picks)
+    def hear_the_final(self, pick: int) -> None:
         """The receipt reaches the payer, perhaps again."""
-        if name in self.served:
+        for name in _one(self.served, pick):
             try:
                 self.town.payer.agree(_rid(name), self.served[name])
             except PaymentError as error:
@@ -104,9 +142,9 @@ class Channel(RuleBasedStateMachine):
                 assert error.rule == "PAY-20"
             self.town.save()
 
-    @rule(name=names, share=st.integers(0, 100))
-    def hear_a_checkpoint(self, name: int, share: int) -> None:
-        if name in self.served:
+    @rule(pick=picks, share=st.integers(0, 100))
+    def hear_a_checkpoint(self, pick: int, share: int) -> None:
+        for name in _one(self.served, pick):
             try:
                 self.town.payer.checkpoint(_rid(name), self.served[name] * share // 100)
             except PaymentError as error:
@@ -130,10 +168,12 @@ class Channel(RuleBasedStateMachine):
     @rule()
     def reconcile(self) -> None:
         account = self.town.book.account(self.town.channel)
+        if self.cheated:
+            return
         if self.town.payer.in_flight or account.in_flight:
             self.town.payer.check_account(account.charged)
         else:
-            for name in range(1, 8):
+            for name in range(1, 13):
                 self._pass_deadline(name)
             self.town.payer.reconcile(account.charged, in_flight=account.in_flight)
         self.town.save()
@@ -171,18 +211,23 @@ class Channel(RuleBasedStateMachine):
             with pytest.raises(PaymentError):
                 self.town.accept(payment, other, meta=self.town.BODY)
 
-    @rule(name=names, share=st.integers(0, 100))
-    def settle(self, name: int, share: int) -> None:
+    @rule(pick=picks, share=st.sampled_from([0, 1, 50, 99, 100]))
+    def settle(self, pick: int, share: int) -> None:
         reserved = self.town.book.channel(self.town.channel).reserved
-        if _rid(name) in reserved:
-            self.served[name] = self.town.settle(name, reserved[_rid(name)] * share // 100)
-            self.town.save()
-        elif name in self.served:
-            assert self.town.settle(name, share) == self.served[name], "settled twice changes nothing"
+        for request_id in _one(reserved, pick):
+            charge = reserved[request_id] * share // 100
+            self.served[int.from_bytes(request_id)] = self.town.settle(int.from_bytes(request_id), charge)
+        self.town.save()
 
-    @rule(name=names)
-    def give_up(self, name: int) -> None:
-        self.town.book.release(self.town.channel, _rid(name))
+    @rule(pick=picks, charge=caps)
+    def settle_again(self, pick: int, charge: int) -> None:
+        for name in _one(self.served, pick):
+            assert self.town.settle(name, charge) == self.served[name], "settled twice changes nothing"
+
+    @rule(pick=picks)
+    def give_up(self, pick: int) -> None:
+        for request_id in _one(self.town.book.channel(self.town.channel).reserved, pick):
+            self.town.book.release(self.town.channel, request_id)
         self.town.save()
 
     @rule()
@@ -281,6 +326,8 @@ class Channel(RuleBasedStateMachine):
     def the_payer_is_bounded(self) -> None:
         """PAY-18, PAY-20, PAY-22."""
         payer = self.town.payer
+        if self.cheated:
+            return
         assert payer.ceiling <= self.town.policy.budget
         assert payer.agreed <= sum(self.served.values()), "agreed only to what was served"
         assert payer.frozen is None, "an honest payee never gets a channel frozen"
@@ -295,4 +342,10 @@ def _rid(name: int) -> RequestId:
     return RequestId(name.to_bytes(16))
 
 
+def _one(there: Mapping[Any, Any], pick: int) -> list[Any]:
+    """One of those there are, or none."""
+    return sorted(there)[pick % len(there) :][:1] if there else []
+
+
 TestChannel = Channel.TestCase
+TestChannel.settings = settings(max_examples=5 * settings().max_examples, stateful_step_count=60)
