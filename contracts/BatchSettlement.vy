@@ -101,10 +101,10 @@ def claim(voucherClaims: DynArray[channel.VoucherClaim, channel.MAX_CLAIMS]):
 
 @external
 @nonreentrant
-def claimWithSignature(voucherClaims: DynArray[channel.VoucherClaim, channel.MAX_CLAIMS], authorizerSignature: Bytes[1024]):
-    """
-    @notice Book vouchers that one receiverAuthorizer signed for as a batch. Anyone may relay: a watchtower needs no keys.
-    """
+def claimWithSignature(
+    voucherClaims: DynArray[channel.VoucherClaim, channel.MAX_CLAIMS], authorizerSignature: Bytes[1024]
+):
+    """@notice Book vouchers in a batch its receiverAuthorizer signed. Anyone may relay: a watchtower needs no keys."""
     if len(voucherClaims) == 0:
         raw_revert(method_id("EmptyBatch()"))
     domain: bytes32 = channel._domain()
@@ -217,7 +217,9 @@ def refund(config: channel.ChannelConfig, amount: uint128):
 
 @external
 @nonreentrant
-def refundWithSignature(config: channel.ChannelConfig, amount: uint128, nonce: uint256, receiverAuthorizerSignature: Bytes[1024]):
+def refundWithSignature(
+    config: channel.ChannelConfig, amount: uint128, nonce: uint256, receiverAuthorizerSignature: Bytes[1024]
+):
     """@notice Give unclaimed money back at once, as the receiverAuthorizer signed. Anyone may relay."""
     domain: bytes32 = channel._domain()
     id: bytes32 = channel._channel_id(domain, config)

@@ -8,9 +8,9 @@
     price sheet, models) is in the event, and its digest is stored: whoever reads a line checks it against the digest.
     Also the registrar of an AVS in EigenLayer's sense: its stake manager tells it who joined which operator set.
     Always: an operator keeps its role; a key once published stays attributable to its operator.
-@custom:security Being registered says nothing good about an operator: evidence does, and stake. Two operators may name the
-    same receipt key: naming a key proves nothing, and a fault is proven by the key's signature and the operator inside
-    the receipt. `stakeManager` may only move operators in and out of sets. Registering costs gas, nothing else.
+@custom:security Being registered says nothing good about an operator: evidence does, and stake. Two operators may name
+    the same receipt key: naming a key proves nothing, and a fault is proven by the key's signature and the operator
+    inside the receipt. `stakeManager` may only move operators in and out of sets. Registering costs gas, nothing else.
 """
 
 MAX_LINES: constant(uint256) = 256  # in one answer

@@ -9,8 +9,8 @@
     Always: no publisher can touch another's list; a value is good only between its time and its revocation; no
     publishers or no quorum means no.
 @custom:security A publisher whose key is stolen can add bad values after its delay and revoke good ones at once: watch
-    `Proposed`, and name more than one publisher. A delay may grow at once and shrink only after the old one. A publisher
-    that never set a delay has none, which `delayOf` shows: policies may refuse it.
+    `Proposed`, and name more than one publisher. A delay may grow at once and shrink only after the old one. A
+    publisher that never set a delay has none, which `delayOf` shows: policies may refuse it.
 """
 
 MAX_PUBLISHERS: constant(uint256) = 32

@@ -5,8 +5,8 @@
 @title A dollar for development chains: ERC-20 with EIP-3009, in the form USDC has
 @license Apache-2.0
 @notice Never deploy where money is real: `minter` makes any amount.
-@custom:security Signatures are ECDSA or EIP-1271. The form of `transferWithAuthorization` with v, r, s is missing: Vyper
-    has no overloading, and x402 uses the other one.
+@custom:security Signatures are ECDSA or EIP-1271. The form of `transferWithAuthorization` with v, r, s is missing:
+    Vyper has no overloading, and x402 uses the other one.
 """
 
 from ethereum.ercs import IERC20

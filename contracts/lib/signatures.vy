@@ -21,7 +21,7 @@ DOMAIN_TYPEHASH: constant(bytes32) = keccak256(
 @internal
 def _separator(name_hash: bytes32, version_hash: bytes32) -> bytes32:
     """
-    @dev Computed at every call: a fork of the chain gets its own domain at once, and code copied to another address too.
+    @dev Computed at every call: a fork of the chain gets its own domain at once; so does copied code.
     """
     return keccak256(abi_encode(DOMAIN_TYPEHASH, name_hash, version_hash, chain.id, self))
 
