@@ -198,7 +198,11 @@ async def test_a_killed_proxy_cuts_its_streams_and_comes_back_with_its_books(net
 
 
 async def test_a_killed_client_is_charged_for_what_it_got_and_goes_on_with_the_same_channel(net: Processes) -> None:
-    """PAY-18: the proxy cancels the work; the next life reads channel and receipts back and opens no second channel."""
+    """PAY-18: the proxy cancels the work; the next life reads channel and receipts back and opens no second channel.
+
+    The dead client never saw the last frames it is charged for: that gap is at most what the one cut request was booked
+    at, it stays inside the signed ceiling, and it does not grow.
+    """
     reading = Reading()
     task = asyncio.create_task(read(net, reading, "Count slowly from one to a thousand.", 900))
     await asyncio.wait_for(reading.started.wait(), 30)
@@ -210,7 +214,13 @@ async def test_a_killed_client_is_charged_for_what_it_got_and_goes_on_with_the_s
     await net.start_client()
     assert (await ask(net)).text
     assert [c["id"] for c in (await net.verification())["channels"]] == channels
-    found = await settled_accounts(net)
+    cut = (await net.json(f"http://127.0.0.1:{net.port}/v1/view/{reading.request_id}"))["booked"]["charge"]
+    first = await accounts(net)
+    assert 0 <= first["charged"] - first["agreed"] <= cut
+    assert (await ask(net)).text
+    found = await accounts(net)
+    assert found["charged"] - found["agreed"] <= first["charged"] - first["agreed"]
+    assert found["charged"] <= found["ceiling"]
     known = {r["request_id"] for r in before["receipts"]}
     assert known <= {r["request_id"] for r in found["receipts"]}, "no receipt is lost"
 
