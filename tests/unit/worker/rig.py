@@ -350,7 +350,7 @@ class ProxyDouble:
 
     def send_sealed(
         self, sealed: SealedRequest, *, payment: Payment | None = None, free: bool = False, slow: bool = False,
-        change: Callable[[WorkerRequest], WorkerRequest] = lambda request: request,
+        half: bool = False, change: Callable[[WorkerRequest], WorkerRequest] = lambda request: request,
     ) -> Flow:  # fmt: skip
         wrap = sealed.wraps[0] if sealed.wraps else b""
         if payment is None and not free:
@@ -358,9 +358,10 @@ class ProxyDouble:
         request = change(WorkerRequest(payment=payment, meta=sealed.meta_bytes, wrap=wrap, body=sealed.body)).encode()
         number, self._next = self._next, self._next + 1
         flow = self.flows[number] = Flow(self, number, sealed, sealed.meta.candidates[0], slow=slow)
-        half = len(request) // 2
-        self.send(LinkType.REQUEST_PART, number, request[:half])
-        self.send(LinkType.REQUEST_END, number, request[half:])
+        middle = len(request) // 2
+        self.send(LinkType.REQUEST_PART, number, request[:middle])
+        if not half:
+            self.send(LinkType.REQUEST_END, number, request[middle:])
         return flow
 
     def ask(self, request: Request, *, slow: bool = False, free: bool = False, **meta: Any) -> Flow:
@@ -393,6 +394,7 @@ class Rig:
     dialer: MemoryDialer
     platform: SimulatedPlatform
     operator: SigningKey
+    others: list[ProxyDouble] = field(default_factory=list)
 
     @property
     def scripted(self) -> ScriptedEngine:
@@ -427,6 +429,7 @@ async def running(
     script: Script | None = None, *, engine: Engine | None = None, timings: Timings = QUICK,
     limits: Limits | None = None, price: Price | None = None, store: Store | None = None, funded: bool = True,
     ledger: MemoryLedger | None = None, operator: SigningKey | None = None, trusted: bool = True, grain: int = 16,
+    more_proxies: int = 0,
 ) -> AsyncIterator[Rig]:  # fmt: skip
     ledger = ledger or MemoryLedger(CLOCK)
     engine = engine or ScriptedEngine(script)
@@ -434,9 +437,13 @@ async def running(
     operator, proxy = operator or new_key(), ProxyDouble(ledger, new_key())
     platform = SimulatedPlatform.create(seed=bytes(32), now=CLOCK.now())
     dialer = MemoryDialer().listen(URL, proxy.accept)
+    others = [ProxyDouble(ledger, new_key()) for _ in range(more_proxies)]
+    for number, other in enumerate(others):
+        dialer.listen(f"{URL}/{number}", other.accept)
+    peers = [ProxyPeer(url=f"{URL}/{number}", address=other.key.address) for number, other in enumerate(others)]
     model = ServedModel(manifest=manifest(), engine=engine, token_table=TOKENS.encode())
     settings = WorkerSettings(
-        proxies=(ProxyPeer(url=URL, address=proxy.key.address if trusted else None),),
+        proxies=(ProxyPeer(url=URL, address=proxy.key.address if trusted else None), *peers),
         prices={model.digest: price or Price(input=200_000, cached_input=20_000, output=800_000)},
         grain=grain,
         timings=timings,
@@ -449,13 +456,14 @@ async def running(
     worker = Worker(settings, ports, operator=operator, models=(model,))
     rig = Rig(
         worker=worker, proxy=proxy, engine=engine, ledger=ledger, store=store, dialer=dialer, platform=platform,
-        operator=operator,
+        operator=operator, others=others,
     )  # fmt: skip
     await worker.start()
     try:
         if funded:
-            await asyncio.wait_for(worker.ready.wait(), 5)
-            await proxy.open_channel()
+            for one in (proxy, *others):
+                await asyncio.wait_for(one.greeted.wait(), 5)
+                await one.open_channel()
         yield rig
     finally:
         await worker.stop()

@@ -180,7 +180,7 @@ async def test_drain_finishes_what_runs_refuses_what_comes_and_claims_what_was_e
         draining = asyncio.create_task(rig.worker.drain())
         await asyncio.wait_for(rig.proxy.drained.wait(), 1)
         late = await rig.proxy.ask(chat("late")).done()
-        assert late.refusal is not None and late.refusal.code == "unavailable"
+        assert late.refusal is not None and late.refusal.code == "overloaded"
         reply = await flow.done()
         await draining
         assert reply.complete and rig.worker.links == 0

@@ -7,7 +7,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from tests.unit.worker.rig import CHAT, CLOCK, ENTROPY, Reply, Rig, chat, inner, running
+from tests.unit.worker.rig import CHAT, CLOCK, ENTROPY, QUICK, Reply, Rig, chat, inner, running
 
 from bombyx.adapters.engine_scripted import Script
 from bombyx.protocol.primitives import Address, Digest
@@ -197,6 +197,15 @@ async def test_an_upload_beyond_the_bound_is_refused_before_it_is_kept() -> None
         reply = await rig.proxy.ask(chat("x" * 8000)).done()
         assert reply.refusal is not None and reply.refusal.code == "overloaded"
         assert rig.worker._uploads.held == 0
+
+
+async def test_an_upload_that_stops_in_its_middle_is_dropped() -> None:
+    """LINK-3: whoever holds memory must keep sending."""
+    async with running(timings=replace(QUICK, upload_stall=0.1)) as rig:
+        flow = rig.proxy.send_sealed(rig.proxy.seal(chat()), half=True)
+        reply = await flow.done(2)
+        assert reply.refusal is not None and rig.worker._uploads.held == 0
+        await owes_nothing(rig)
 
 
 # --- refused inside the seal: only the client can read why -----------------------------------------------------------

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 
-from bombyx.errors import DeadlineExceeded, Overloaded, Unavailable
+from bombyx.errors import DeadlineExceeded, Overloaded
 from bombyx.protocol.wire.records import LinkLoad
 from bombyx.roles.worker.settings import Limits
 
@@ -37,7 +37,7 @@ class Gate:
         """Raise when nobody may enter now."""
         after = self._limits.refuse_retry_seconds
         if self.closed:
-            raise Unavailable("this worker is draining", retry_after=after, rule="LINK-5")
+            raise Overloaded("this worker is draining", retry_after=after, rule="LINK-5")
         inside = self._active + self._waiting
         if inside >= self._limits.capacity + self._limits.queue:
             raise Overloaded(f"{inside} requests are here already", retry_after=after, rule="LINK-5")

@@ -15,7 +15,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final, Protocol
 
-from bombyx.errors import BombyxError, MalformedMessage, Peer, PeerError, Unavailable
+from bombyx.errors import BadRequest, BombyxError, MalformedMessage, Peer, PeerError, Unavailable
 from bombyx.ports import Link
 from bombyx.protocol.primitives import Address
 from bombyx.protocol.wire.records import (
@@ -101,10 +101,6 @@ class LinkSession:
             raise Unavailable("the proxy has not introduced itself yet")
         return self._greeting.challenge.proxy
 
-    @property
-    def idle(self) -> bool:
-        return not self._tasks
-
     # --- life --------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -139,7 +135,7 @@ class LinkSession:
         except StopAsyncIteration:
             raise Unavailable(f"the link ended before its {wanted.name}") from None
         if kind is not wanted or number != 0:
-            raise self._fault(f"expected {wanted.name}, found {kind.name} on stream {number}")
+            raise _fault(f"expected {wanted.name}, found {kind.name} on stream {number}")
         return payload
 
     def _lost(self) -> None:
@@ -161,11 +157,11 @@ class LinkSession:
             self._on_cancel(number)
         elif kind is LinkType.WINDOW:
             if len(payload) != 4:
-                raise self._fault(f"WINDOW of {len(payload)} bytes, not 4")
+                raise _fault(f"WINDOW of {len(payload)} bytes, not 4")
             if number in self._streams:  # credit for a stream that has ended is normal: it was on its way
                 self._streams[number].grant(int.from_bytes(payload))
         else:
-            raise self._fault(f"{kind.name} does not belong on stream {number}")
+            raise _fault(f"{kind.name} does not belong on stream {number}")
 
     async def _on_link_frame(self, kind: LinkType, payload: bytes) -> None:
         if kind is LinkType.WELCOME:
@@ -175,7 +171,7 @@ class LinkSession:
         elif kind is LinkType.DRAIN:
             log.info("proxy %s drains; its link stays for what runs", self.proxy)
         else:
-            raise self._fault(f"{kind.name} does not belong on stream 0")
+            raise _fault(f"{kind.name} does not belong on stream 0")
 
     def _on_welcome(self, payload: bytes) -> None:
         self._window = self._greeting.on_welcome(payload)
@@ -192,7 +188,7 @@ class LinkSession:
         try:
             if not self._uploads.holds(key):
                 self._desk.admit()
-            self._uploads.add(key, payload, WorkerRequest.MAX_SIZE)
+            self._uploads.add(key, payload, WorkerRequest.MAX_SIZE, asyncio.get_running_loop().time())
         except (Unavailable, PeerError) as error:
             self._uploads.drop(key)
             self._refuse(stream, error, unread=not last)
@@ -202,9 +198,9 @@ class LinkSession:
 
     def _open(self, number: int) -> Stream:
         if number <= self._highest:
-            raise self._fault(f"stream {number} was used before")
+            raise _fault(f"stream {number} was used before")
         if len(self._streams) >= MAX_STREAMS or len(self._refused) >= MAX_STREAMS:
-            raise self._fault(f"more than {MAX_STREAMS} streams at once")
+            raise _fault(f"more than {MAX_STREAMS} streams at once")
         self._highest = number
         self._streams[number] = Stream(number, self._window, self._send)
         return self._streams[number]
@@ -252,6 +248,14 @@ class LinkSession:
         if self.welcomed.is_set():
             self._send(LinkType.LOAD, 0, self._desk.load().encode())
 
+    def drop_stalled(self, seconds: float) -> None:
+        """Refuse requests whose sender stopped in the middle: their bytes are others' room."""
+        for link, number in self._uploads.stalled(asyncio.get_running_loop().time() - seconds):
+            if link == id(self) and number in self._streams:
+                self._uploads.drop((link, number))
+                stalled = BadRequest("the request stopped in its middle", status=408, peer=Peer.PROXY, rule="LINK-3")
+                self._refuse(self._streams[number], stalled, unread=True)
+
     def announce_drain(self) -> None:
         self._send(LinkType.DRAIN, 0, b"")
 
@@ -293,5 +297,6 @@ class LinkSession:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a request ended in %s; this is a fault of the worker", type(error).__name__)
 
-    def _fault(self, message: str) -> MalformedMessage:
-        return MalformedMessage(message, peer=Peer.PROXY, rule="LINK-6")
+
+def _fault(message: str) -> MalformedMessage:
+    return MalformedMessage(message, peer=Peer.PROXY, rule="LINK-6")

@@ -191,6 +191,7 @@ class Worker:
             self._keyring.erase(clock.monotonic())
             for session in tuple(self._sessions):
                 session.report_load()
+                session.drop_stalled(self._settings.timings.upload_stall)
 
     async def _earn(self) -> None:
         clock, store = self._ports.clock, self._ports.store
