@@ -374,7 +374,7 @@ def test_a_manifest_left_out(scene: Any) -> None:
 
 
 def test_a_stale_beacon(scene: Any) -> None:
-    """ATT-6.8: yesterday's evidence, kept for today."""
+    """ATT-8, ATT-6.8: yesterday's evidence, kept for today."""
     scene.policy = replace(scene.policy, max_beacon_age=20)
     scene.refused(8, "30 s old")
 
