@@ -5,8 +5,8 @@
     report("pay", rows, goals, as_json=parser.json)
 
 JSON: {"name", "machine", "rows", "goals": [{"name", "value", "goal", "met"}]}. A missed goal is printed, not raised:
-a loaded machine is not a fault in the code. Absolute times mean little on another machine, so goals are ratios to something
-measured in the same run wherever that is possible.
+a loaded machine is not a fault in the code. Absolute times mean little on another machine, so goals are ratios to
+something measured in the same run wherever that is possible.
 """
 
 from __future__ import annotations
