@@ -11,6 +11,7 @@ import base64
 from enum import StrEnum
 from typing import Final
 
+from bombyx.protocol.attest.roots_amd import AMD_ROOTS
 from bombyx.protocol.primitives import Digest, sha256
 
 
@@ -20,6 +21,7 @@ class TrustClass(StrEnum):
     TDX = "tdx"
     TDX_GPU = "tdx+gpu"
     SNP = "snp"
+    SGX = "sgx"
     SIMULATED = "simulated"  # protects from nobody who owns the host
 
 
@@ -46,9 +48,13 @@ NVIDIA_ROOT: Final = base64.b64decode(
     "bFmV4ZxjCRr4WXTLFHBKjbfneGSBWwA="
 )
 
-HARDWARE_ROOTS: Final[dict[Digest, TrustClass]] = {sha256(INTEL_ROOT): TrustClass.TDX}
+HARDWARE_ROOTS: Final[dict[tuple[Digest, str], TrustClass]] = {
+    (sha256(INTEL_ROOT), "tdx"): TrustClass.TDX,
+    (sha256(INTEL_ROOT), "sgx"): TrustClass.SGX,  # one root vouches for both; the technology tells them apart
+    **{(sha256(root), "snp"): TrustClass.SNP for root in AMD_ROOTS.values()},
+}
 
 
-def trust_class_of(root: bytes) -> TrustClass:
-    """The class a chain that ends in this root certificate (DER) may give."""
-    return HARDWARE_ROOTS.get(sha256(root), TrustClass.SIMULATED)
+def trust_class_of(root: bytes, technology: str = "tdx") -> TrustClass:
+    """The class a chain of this technology that ends in this root certificate (DER) may give."""
+    return HARDWARE_ROOTS.get((sha256(root), technology), TrustClass.SIMULATED)
