@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One request through `bombyx.connect`, then its appraisal, its receipt, and the receipt checked again from what is kept."""
+"""One request through `bombyx.connect`, then its appraisal, its receipt, and the receipt checked again from what is
+kept.
+"""
 
 import asyncio
 import json

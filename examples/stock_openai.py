@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stock OpenAI client against the local endpoint: only `base_url` differs. Start `bombyx up` or `bombyx client` first."""
+"""The stock OpenAI client against the local endpoint: only `base_url` differs. Start `bombyx up` or `bombyx client`
+first.
+"""
 
 import os
 

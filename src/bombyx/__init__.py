@@ -6,8 +6,8 @@
     client = bombyx.openai()        # the stock openai.OpenAI; prompts are sealed to attested enclaves
     answer = client.chat.completions.create(model="SmolLM2-135M-Instruct", messages=[...])
 
-`network` names how to reach a network: a descriptor file, its content as a dict, or None for the one that `bombyx up` runs on
-this machine. Nothing is sent before the first request; constructing a client does no I/O.
+`network` names how to reach a network: a descriptor file, its content as a dict, or None for the one that `bombyx
+up` runs on this machine. Nothing is sent before the first request; constructing a client does no I/O.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def openai(
     from bombyx.adapters.openai_transport import BombyxTransport
 
     transport = BombyxTransport(lambda: connect(network, state_dir=state_dir, budget=budget))
-    http: Any = httpx.Client(transport=transport, timeout=None)  # openai 3 names httpx2 and takes either
+    # openai 3 names httpx2 and takes either. Deadlines are the client's own: no timeout here.
+    http: Any = httpx.Client(transport=transport, timeout=None)  # noqa: S113
     return OpenAI(http_client=http, **_options(options))
 
 
@@ -88,7 +89,7 @@ def async_openai(
     from bombyx.adapters.openai_transport import AsyncBombyxTransport
 
     transport = AsyncBombyxTransport(lambda: connect(network, state_dir=state_dir, budget=budget))
-    http: Any = httpx.AsyncClient(transport=transport, timeout=None)
+    http: Any = httpx.AsyncClient(transport=transport, timeout=None)  # noqa: S113
     return AsyncOpenAI(http_client=http, **_options(options))
 
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network of processes and a real model, used as an application would: stock openai, the SDK, the examples, the commands."""
+"""A network of processes and a real model, used as an application would: stock openai, the SDK, the examples, the
+commands.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,7 @@ async def test_every_way_to_ask(tmp_path: Path, repo: Path) -> None:
     async with network_of_processes(tmp_path, workers=2) as network:
         home = tmp_path / "home"
         home.mkdir(exist_ok=True)
-        descriptor = next(tmp_path.glob("client.network.json"))
+        descriptor = tmp_path / "client.network.json"
         (home / "network.json").write_text(descriptor.read_text())
 
         async with openai.AsyncOpenAI(base_url=network.endpoint, api_key="unused") as client:
@@ -86,7 +88,7 @@ async def test_every_way_to_ask(tmp_path: Path, repo: Path) -> None:
                 "--json",
                 "--endpoint",
                 network.endpoint,
-            )  # fmt: skip
+            )
         )
         assert asked["receipt"]["outcome"] == "complete" and asked["answer"]
         state = ("--state", str(network.state("client")))

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """httpx transports that answer inside the process: the stock `openai` classes over bombyx, without any endpoint.
 
-`AsyncBombyxTransport` runs on the caller's loop. `BombyxTransport` (synchronous) runs everything on one private event loop in
-one daemon thread, started with the first request. Both build their client lazily: constructing one does no I/O.
+`AsyncBombyxTransport` runs on the caller's loop. `BombyxTransport` (synchronous) runs everything on one private
+event loop in one daemon thread, started with the first request. Both build their client lazily: constructing one
+does no I/O.
 
-A failure before the answer is an HTTP answer in OpenAI's shape, so that `openai` raises its own class for the status;
-`error.response.extensions["bombyx_error"]` is the typed error. A failure inside a stream comes out of the application's
-iterator: `openai` 3 wraps it as `APIConnectionError` whose `__cause__` is `AnswerCut`; `openai` 1 lets `AnswerCut` itself through.
+A failure before the answer is an HTTP answer in OpenAI's shape, so that `openai` raises its own class for the
+status; `error.response.extensions["bombyx_error"]` is the typed error. A failure inside a stream comes out of the
+application's iterator: `openai` 3 wraps it as `APIConnectionError` whose `__cause__` is `AnswerCut`; `openai` 1
+lets `AnswerCut` itself through.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`bombyx chat`: talk to a model, see the answer as it comes and the receipt behind it.
 
-Goes through the local endpoint where one runs, else does everything in this process, with keys and books of its own: two
-processes must never spend from one channel.
+Goes through the local endpoint where one runs, else does everything in this process, with keys and books of its
+own: two processes must never spend from one channel.
 """
 
 from __future__ import annotations

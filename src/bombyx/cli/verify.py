@@ -27,9 +27,9 @@ MAX_FILE = Proof.MAX_SIZE
 
 
 def verify(
-    file: Annotated[Path, typer.Argument(help="an evidence bundle, or a proof written by `bombyx receipts show --out`")],
+    file: Annotated[Path, typer.Argument(help="an evidence bundle, or a proof of `bombyx receipts show --out`")],
     policy: Annotated[Path | None, typer.Option(help="appraisal policy (TOML); default: the network's")] = None,
-    at: Annotated[int | None, typer.Option(help="appraise a bundle as of this time, Unix seconds; default: now")] = None,
+    at: Annotated[int | None, typer.Option(help="appraise a bundle as of this Unix time; default: now")] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Check a file offline. Exit code 0 only when nothing failed."""

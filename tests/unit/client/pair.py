@@ -17,7 +17,7 @@ from bombyx.adapters.clock import SystemClock
 from bombyx.adapters.entropy import SystemEntropy
 from bombyx.adapters.memory import MemoryLedger, MemoryStore
 from bombyx.adapters.simulator import SimulatedEnclave, SimulatedEndorsements, SimulatedPlatform, development_policy
-from bombyx.errors import BombyxError, PaymentError, Peer, StreamTruncated, Unreachable
+from bombyx.errors import BombyxError, PaymentError, Peer, StreamTruncated, Unavailable, Unreachable
 from bombyx.ports import Operator, OperatorRole
 from bombyx.protocol.pay.payee import PayeeBook, PayeeTerms
 from bombyx.protocol.pay.price import charge, price_of, units, with_commission
@@ -323,6 +323,7 @@ class Proxy:
         self.extra_total = 0
         self.pause = 0.0
         self.down = False
+        self.broken = 0  # so many times, the connection breaks after the request arrived and before an answer
         self.cut_bytes: int | None = None
         self.chosen: Worker | None = None
         self.finished_body = 0
@@ -369,6 +370,9 @@ class Proxy:
         envelope = parse_envelope(body)
         meta, payment = Meta.decode(envelope.meta_bytes), Payment.decode(envelope.payment_bytes)
         self.seen.append(Seen(meta, payment, body))
+        if self.broken:
+            self.broken -= 1
+            raise Unavailable("the connection broke before the answer")
         if self.refusals:
             status, problem = self.refusals.pop(0)
             return ScriptedResponse(self, status, "application/problem+json", [json.dumps(problem).encode()])

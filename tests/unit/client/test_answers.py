@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import json
 
-from bombyx.protocol.wire.request import Shape
 from tests.unit.client.pair import BPS, MODEL, TEXT, Pair, chat, make_pair
+
+from bombyx.protocol.wire.request import Shape
 
 
 async def test_an_answer_comes_back_checked_and_paid(pair: Pair) -> None:

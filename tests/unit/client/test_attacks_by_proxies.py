@@ -8,13 +8,21 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.unit.client.pair import Pair, Records, account_key, chat, make_pair
 
-from bombyx.errors import MalformedMessage, PaymentError, Peer, PeerError, ReceiptError, SealError, StreamTruncated
-from bombyx.errors import UntrustedProxyError
+from bombyx.errors import (
+    MalformedMessage,
+    PaymentError,
+    Peer,
+    PeerError,
+    ReceiptError,
+    SealError,
+    StreamTruncated,
+    UntrustedProxyError,
+)
 from bombyx.protocol.primitives import Digest
 from bombyx.protocol.wire.receipt import SignedReceipt, receipt_domain
 from bombyx.protocol.wire.records import Record, ResponseHead, Settlement
-from tests.unit.client.pair import Pair, Records, account_key, chat, make_pair
 
 
 async def ask(pair: Pair, **more: Any) -> tuple[int, dict[str, Any], Any]:
@@ -191,7 +199,8 @@ async def test_an_account_above_the_receipt_freezes_the_channel(pair: Pair) -> N
     count = len(pair.proxy.seen)
     status, body, _ = await ask(pair)
     assert status == 402 and len(pair.proxy.seen) == count
-    assert await pair.restarted() and (await ask(pair))[0] == 402, "the freeze survives a restart"
+    await pair.restarted()
+    assert (await ask(pair))[0] == 402, "the freeze survives a restart"
 
 
 async def test_a_total_above_all_that_was_agreed_freezes_the_channel(pair: Pair) -> None:

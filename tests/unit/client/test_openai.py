@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stock `openai` package, unchanged: through the transports in process, and through the endpoint by `base_url` alone."""
+"""The stock `openai` package, unchanged: through the transports in process, and through the endpoint by `base_url`
+alone.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,13 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from tests.unit.client.pair import MODEL, TEXT, Pair, make_pair
 
 from bombyx import AnswerCut, AsyncBombyxTransport, AttestationError, BombyxTransport, StreamTruncated
 from bombyx.adapters.http_server import HttpServer
 from bombyx.protocol.wire.records import Record
 from bombyx.protocol.wire.request import Shape
 from bombyx.roles.client.endpoint import Endpoint
-from tests.unit.client.pair import MODEL, TEXT, Pair, make_pair
 
 ASK: Any = {"model": MODEL, "messages": [{"role": "user", "content": "Where is Paris?"}], "max_tokens": 32}
 
@@ -170,9 +172,9 @@ async def test_endpoint_by_base_url_alone(url: str) -> None:
 async def test_endpoint_for_the_synchronous_client(url: str) -> None:
     """CLI-9: from a thread of its own."""
 
-    def ask() -> str | None:
+    def ask() -> str:
         with openai.OpenAI(api_key="any", base_url=f"{url}/v1") as client:
-            return client.chat.completions.create(**ASK).choices[0].message.content
+            return str(client.chat.completions.create(**ASK).choices[0].message.content)
 
     assert await asyncio.to_thread(ask) == TEXT
 
@@ -188,7 +190,7 @@ async def test_a_cut_answer_is_cut_at_the_endpoint(pair: Pair, url: str) -> None
 
 
 async def test_pages_of_the_endpoint(pair: Pair, url: str) -> None:
-    """CLI-9: receipts and `/verification` for people and programs; nothing for other hosts."""
+    """CLI-8, CLI-9: receipts and `/verification` for people and programs; nothing for other hosts."""
     async with httpx.AsyncClient(base_url=url) as web:
         asked = await web.post("/v1/chat/completions", json=ASK)
         assert asked.headers["x-bombyx-receipt"] == f"/v1/receipts/{asked.headers['x-bombyx-request-id']}"

@@ -7,10 +7,10 @@ import asyncio
 import json
 
 import pytest
+from tests.unit.client.pair import Pair, Proxy, chat, make_client, make_pair
 
 from bombyx.errors import StreamTruncated, Unavailable, Unreachable
 from bombyx.protocol.wire.request import Shape
-from tests.unit.client.pair import Pair, Proxy, chat, make_client, make_pair
 
 OHTTP = {"type": "https://iana.org/assignments/http-problem-types#ohttp-key", "code": "ohttp_key"}
 
@@ -48,6 +48,19 @@ async def test_a_proxy_that_forgot_our_session_gets_a_fresh_grant(pair: Pair) ->
     refused, served = pair.proxy.seen[-2:]
     assert refused.payment.grant is None and served.payment.grant is not None
     assert refused.meta.request_id == served.meta.request_id
+
+
+async def test_a_connection_that_broke_before_the_answer_is_used_once_more(pair: Pair) -> None:
+    """CLI-6, SES-1: what was sent may be sent again: same id, same bytes, same proxy; once."""
+    pair.proxy.broken = 1
+    assert (await pair.client.request("POST", "/v1/chat/completions", {}, chat())).status == 200
+    first, second = pair.proxy.seen
+    assert first.meta == second.meta and first.payment.counter != second.payment.counter
+    pair.proxy.broken = 2
+    response = await pair.client.request("POST", "/v1/chat/completions", {}, chat())
+    assert response.status == 503 and response.headers["x-should-retry"] == "false"
+    channel = pair.client.wallet.channel(pair.proxy.key.address)
+    assert channel is not None and channel.agreed == 17 and channel.open_amount > 0
 
 
 async def test_another_proxy_is_asked_while_nothing_was_sent(pair: Pair) -> None:
@@ -108,9 +121,8 @@ async def test_a_request_cancelled_while_it_waits_is_left_not_lost(pair: Pair) -
     """PAY-20: the task of an application that goes away leaves nothing in flight."""
     pair.proxy.pause = 5
     task = asyncio.create_task(pair.client.request("POST", "/v1/chat/completions", {}, chat()))
-    while not pair.proxy.seen:
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.2)
+    assert pair.proxy.seen
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One answer, opened and checked while it arrives: records in, the application's bytes out (spec SEAL-7, RCT, CLI-5).
+"""One answer, opened and checked while it arrives: records in, the application's bytes out (spec SEAL-7, RCT,
+CLI-5).
 
-No I/O. Whoever gets a `Verdict` from `finish` holds an answer that one attested worker sealed for this request, whole, with a
-final receipt that says neither more nor less than what was delivered. Anything else raises, and says who did it as far
-as bytes can tell: what does not open or comes in the wrong order is the proxy's doing, what the attested key signed is the
-worker's.
+No I/O. Whoever gets a `Verdict` from `finish` holds an answer that one attested worker sealed for this request,
+whole, with a final receipt that says neither more nor less than what was delivered. Anything else raises, and says
+who did it as far as bytes can tell: what does not open or comes in the wrong order is the proxy's doing, what the
+attested key signed is the worker's.
 """
 
 from __future__ import annotations
@@ -122,7 +123,8 @@ class Answer:
             raise self._cut("no frame came")
         if not self._is_whole():
             raise self._cut(f"it stopped after {self.frames} frames, before its final one")
-        assert self.candidate is not None and self.trail is not None
+        assert self.candidate is not None
+        assert self.trail is not None
         if self.trail.final is None:
             raise ReceiptError("the answer came without its final receipt", peer=Peer.PROXY, rule="RCT-8")
         usage = self._open_usage(self.candidate, self.trail.final.receipt)

@@ -3,9 +3,9 @@
 
 The body is read, never rewritten: what the worker opens is byte for byte what the application sent.
 
-Bounds (spec CLI-3). A token spells at least one byte, so an input has at most as many tokens as the body has bytes, plus
-what the chat template adds, and never more than the model's context for each prompt. Images count by a flat bound, as
-their bytes say nothing about their tokens. The bounds set what is reserved, not what is charged.
+Bounds (spec CLI-3). A token spells at least one byte, so an input has at most as many tokens as the body has bytes,
+plus what the chat template adds, and never more than the model's context for each prompt. Images count by a flat
+bound, as their bytes say nothing about their tokens. The bounds set what is reserved, not what is charged.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The candidates of one request: drawn by this client's secret among the workers that convinced it (spec MKT-1 .. MKT-4).
+"""The candidates of one request: drawn by this client's secret among the workers that convinced it (spec MKT-1 ..
+MKT-4).
 
-The proxy supplies the list, so it could steer by hiding workers. Hence, within an epoch: an operator whose evidence once
-convinced keeps its place in the ranking, and when the proxy then hides or spoils it, its place stays empty. A proxy must
-hide all k to have another drawn, and the tally shows it.
+The proxy supplies the list, so it could steer by hiding workers. Hence, within an epoch: an operator whose evidence
+once convinced keeps its place in the ranking, and when the proxy then hides or spoils it, its place stays empty. A
+proxy must hide all k to have another drawn, and the tally shows it.
 
 Always: one draw per request, reused by its retry; no candidate without an `AttestationResult` of our own.
 """
@@ -30,7 +31,7 @@ from bombyx.roles.client.network import Model, View
 from bombyx.roles.client.settings import ClientSettings
 from bombyx.roles.client.tally import Tally
 
-SECRET_TABLE: Final = "client_secret"
+SECRET_TABLE: Final = "client_secret"  # noqa: S105  a table's name
 SECRET_KEY: Final = b"draw"
 
 
@@ -95,7 +96,7 @@ class Candidates:
         self._distrusted: dict[Address, str] = {}
 
     async def choose(self, view: View, model: Model, request_id: RequestId) -> tuple[Candidate, ...]:
-        """k candidates, or fewer; one for the published share of requests. Raises `NoWorkers`, or why nobody convinced."""
+        """k candidates, or fewer; one for the published share of requests. Raises why nobody convinced."""
         settings = self._settings
         k = 1 if goes_single(self._secret, request_id, settings.single_share_bps) else settings.k
         offers = {o.operator: o for o in view.report.fit if model.digest in o.models}

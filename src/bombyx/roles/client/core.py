@@ -2,10 +2,12 @@
 """The client: one OpenAI request in, one checked answer out (spec CLI).
 
 `Client.request` finds a reachable proxy, draws the candidates, seals, pays, sends, and hands the answer's task
-(`delivery.py`) to the caller. It changes nothing in the application's body. No sockets here: transports and stores come in.
+(`delivery.py`) to the caller. It changes nothing in the application's body. No sockets here: transports and stores
+come in.
 
-Always: a request is sent again only with the same id and only where nobody can have been paid for it: to another proxy while
-nothing was sent; once to the same workers after an `ohttp-key` problem; once after a proxy that forgot our session.
+Always: a request is sent again only with the same id and only where nobody can have been paid for it: to another
+proxy while nothing was sent; once to the same workers after an `ohttp-key` problem; once after a proxy that forgot
+our session.
 """
 
 from __future__ import annotations

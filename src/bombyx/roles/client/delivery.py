@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Carries one answer from the proxy to the application, and settles it: the shell around `Answer` (spec CLI-5, SES).
 
-A task reads the proxy's bytes. A streamed answer is passed on as it opens; the application has its `[DONE]` at once, and the
-task goes on through padding and receipts even if the application has left by then. An application that leaves before
-`[DONE]` cancels the request. An answer that is not streamed is passed on only after every check.
+A task reads the proxy's bytes. A streamed answer is passed on as it opens; the application has its `[DONE]` at
+once, and the task goes on through padding and receipts even if the application has left by then. An application
+that leaves before `[DONE]` cancels the request. An answer that is not streamed is passed on only after every check.
 
 Always: the end of the body is the end of the checks; a check that fails comes out of the body's iterator as its typed
 error; the receipt and the charge it justifies are durable, in one batch, before the answer counts as finished.
@@ -196,7 +196,7 @@ class Delivery:
         return kept
 
     async def _fail(self, error: BombyxError) -> KeptReceipt | None:
-        """Something is wrong: agree to no more than the last checkpoint, keep what shows it, and tell the application."""
+        """Something is wrong: agree to no more than the last checkpoint, keep what shows it, tell the application."""
         self._error = error
         answer, wallet = self._answer, self._desk.wallet
         cheated = isinstance(error, PeerError) and not isinstance(error, StreamTruncated)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The local OpenAI endpoint: what to answer to each HTTP request (spec CLI-1, CLI-9). Sockets are `adapters/http_server.py`'s.
+"""The local OpenAI endpoint: what to answer to each HTTP request (spec CLI-1, CLI-9). Sockets are
+`adapters/http_server.py`'s.
 
-No CORS and a check of the Host header: a page in the user's browser, or a name rebound to this machine, gets nothing. Any
-program of this machine that reaches the port may spend the budget; that is why it binds to loopback.
+No CORS and a check of the Host header: a page in the user's browser, or a name rebound to this machine, gets
+nothing. Any program of this machine that reaches the port may spend the budget; that is why it binds to loopback.
 
 Always: the body's end is the end of the checks, so an answer that fails one is cut, never just short.
 """
@@ -66,7 +67,7 @@ class Endpoint:
             _refuse(exchange, error)
         except asyncio.CancelledError:
             pass  # the application went; what must go on goes on in the client
-        except Exception:  # noqa: BLE001  one request's bug must not leave its caller waiting
+        except Exception:
             log.exception("bug while serving %s", exchange.request.path)
             _refuse(exchange, LocalError("a bug in the client; its log has the trace"))
 

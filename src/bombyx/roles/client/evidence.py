@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Appraisals: each enclave's evidence judged by this client, once, and remembered until it expires (spec CLI-4, ATT).
+"""Appraisals: each enclave's evidence judged by this client, once, and remembered until it expires (spec CLI-4,
+ATT).
 
-Not here: the judgement (`protocol/attest`). A proxy's word plays no part: bundles come by digest, the operator's keys and
-the beacon from the chain.
+Not here: the judgement (`protocol/attest`). A proxy's word plays no part: bundles come by digest, the operator's
+keys and the beacon from the chain.
 
 Always: a failure is remembered too, for a short while, so that a broken worker does not cost a check per request.
 """

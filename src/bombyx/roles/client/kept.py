@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One answer's receipt as this client keeps it, with all that is needed to check it again, offline, by anyone.
 
-`Proof` is that as one file: the kept receipt, the Evidence bundle of the worker that signed, its price sheet and its model's
-manifest. It holds no prompt and no answer; the opened usage (exact counts, output ids) stays out of it unless asked for.
+`Proof` is that as one file: the kept receipt, the Evidence bundle of the worker that signed, its price sheet and
+its model's manifest. It holds no prompt and no answer; the opened usage (exact counts, output ids) stays out of it
+unless asked for.
 
 Always: `verify` recomputes everything it says; what it cannot check it names (spec CLI-8).
 """
@@ -89,7 +90,7 @@ class Check:
 
 
 def verify(proof: Proof, *, policy: AppraisalPolicy | None) -> tuple[Check, ...]:
-    """Check a proof offline. With `policy`, its evidence is appraised as of the receipt's time; without, that is not checked."""
+    """Check a proof offline. With `policy`, its evidence is appraised as of the receipt's time."""
     checks: list[Check] = []
 
     def run(name: str, check: Callable[[], str | None]) -> None:

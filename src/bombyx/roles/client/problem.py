@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """An error of ours in the shape applications of OpenAI's API know: `{"error": {message, type, param, code, ...}}`.
 
-Two fields are added to OpenAI's four: `fault` (whose) and `rule` (of the specification); an `AttestationError` also shows
-its steps. Not here: what went wrong.
+Two fields are added to OpenAI's four: `fault` (whose) and `rule` (of the specification); an `AttestationError` also
+shows its steps. Not here: what went wrong.
 
 Always: `x-should-retry: false` wherever asking again could pay a second time (spec CLI-6).
 """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draws, seals, pays and sends one request, up to the first byte of its answer (spec CLI-5 .. CLI-7, SEAL, PAY).
 
-Always: the payment is durable before a byte leaves; a proxy's refusal is a hint that frees the reservation and nothing more;
-what may be sent a second time, and how, stands in `send`.
+Always: the payment is durable before a byte leaves; a proxy's refusal is a hint that frees the reservation and
+nothing more; what may be sent a second time, and how, stands in `send`.
 """
 
 from __future__ import annotations
@@ -112,17 +112,32 @@ class Sender:
         journey: Journey,
     ) -> Sent:
         terms = await self._terms(view, model, candidates, asked, body, journey.request_id)
-        for last in (False, True):
-            payment = await self._pay(view, terms, fresh=last)  # a proxy that restarted has a new key, too
-            response = await self._post(view, terms.sealed, payment, journey)
+        regranted = resent = False
+        while True:
+            # A proxy that restarted has a new key, too: look it up again.
+            payment = await self._pay(view, terms, fresh=regranted)
+            try:
+                response = await self._post(view, terms.sealed, payment, journey)
+            except Unavailable as error:
+                if resent or isinstance(error, Unreachable):
+                    raise
+                # It broke off before a byte came back, as a proxy that restarts does to kept connections. The same
+                # id and bytes may go to the same proxy again: if the first arrived, both proxy and worker refuse these.
+                resent = True
+                continue
             if response.status == 200 and response.headers.get("content-type", "").startswith(RESPONSE_TYPE):
                 return Sent(terms=terms, response=response, payment=payment)
             refusal, rule = await _refusal(response)
-            await self._desk.wallet.release(view.line.address, journey.request_id)
-            if rule != NO_SESSION or last:
+            await self._unserved(view, journey.request_id, resent=resent)
+            if rule != NO_SESSION or regranted:
                 raise refusal
+            regranted = True
             self._desk.wallet.drop_session(view.line.address)
-        raise AssertionError("unreachable")
+
+    async def _unserved(self, view: View, request_id: RequestId, *, resent: bool) -> None:
+        """Free the reservation; not if an earlier sending of the same request may be running after all."""
+        wallet = self._desk.wallet
+        await (wallet.leave if resent else wallet.release)(view.line.address, request_id)
 
     async def _terms(
         self,

@@ -122,8 +122,10 @@ def _e(text: object) -> str:
 
 _HEAD: Final = """<!doctype html><html lang=en><meta charset=utf-8><title>bombyx: verification</title><style>
 body{font:15px/1.45 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b;background:#fff}
-table{border-collapse:collapse;margin:.4rem 0 1.2rem}td,th{padding:.25rem .7rem;border-bottom:1px solid #ddd;text-align:left;
-vertical-align:top;overflow-wrap:anywhere}th{font-weight:600;color:#555}h3{font-size:1rem;margin:.8rem 0 .2rem}
-.tag{background:#eee;border-radius:.3rem;padding:.05rem .4rem}.warn{background:#fff3cd;padding:.6rem .9rem;border-radius:.3rem}
+table{border-collapse:collapse;margin:.4rem 0 1.2rem}td,th{padding:.25rem .7rem;border-bottom:1px solid #ddd;
+text-align:left;vertical-align:top;overflow-wrap:anywhere}
+th{font-weight:600;color:#555}h3{font-size:1rem;margin:.8rem 0 .2rem}
+.tag{background:#eee;border-radius:.3rem;padding:.05rem .4rem}
+.warn{background:#fff3cd;padding:.6rem .9rem;border-radius:.3rem}
 @media(prefers-color-scheme:dark){body{background:#161616;color:#e6e6e6}td,th{border-color:#333}.tag{background:#333}
 .warn{background:#4a3c00}a{color:#8ab4f8}}</style>"""
