@@ -33,6 +33,7 @@ from bombyx.roles.worker.uploads import Uploads
 
 log = logging.getLogger("bombyx.worker")
 
+FULL_MESSAGE: Final = 65_536  # bytes; below it, frames that are ready together travel together
 MAX_STREAMS: Final = 4096  # open at once on one link; far above any capacity
 
 Frame = tuple[LinkType, int, bytes]
@@ -90,7 +91,7 @@ class LinkSession:
         self._streams: dict[int, Stream] = {}
         self._refused: set[int] = set()  # streams whose remaining parts are dropped
         self._highest = 0
-        self._outbox: list[bytes] = []
+        self._outbox = bytearray()
         self._tasks: set[asyncio.Task[None]] = set()
         self.welcomed = asyncio.Event()
 
@@ -260,14 +261,16 @@ class LinkSession:
         self._send(LinkType.DRAIN, 0, b"")
 
     def _send(self, kind: LinkType, number: int, payload: bytes) -> None:
-        """Frames of one turn of the event loop leave in one message."""
+        """Frames of one turn of the event loop leave in one message, unless they are many."""
         if not self._outbox:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._outbox.append(write_link_frame(kind, number, payload))
+        self._outbox += write_link_frame(kind, number, payload)
+        if len(self._outbox) >= FULL_MESSAGE:
+            self._flush()
 
     def _flush(self) -> None:
         if self._outbox:
-            message, self._outbox = b"".join(self._outbox), []
+            message, self._outbox = bytes(self._outbox), bytearray()
             self._link.send(message)
 
     async def close(self) -> None:
@@ -284,8 +287,6 @@ class LinkSession:
         """Our own CANCEL for everything that runs: each ends with a receipt for what was delivered."""
         for stream in tuple(self._streams.values()):
             stream.stop()
-
-    # --- odds --------------------------------------------------------------------------------------------------------
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
