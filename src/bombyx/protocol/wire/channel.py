@@ -37,6 +37,10 @@ class ChannelConfig(Message):
     withdraw_delay: int
     salt: Digest
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.withdraw_delay < 1 << 40:
+            raise ValueError("withdraw_delay is a uint40")
+
     def channel_id(self, domain: Digest) -> Digest:
         return typed_digest(
             domain,

@@ -23,6 +23,16 @@ RECEIPT_TYPE: Final = type_hash(
 )
 
 
+_BITS: Final = {
+    "frames": 32,
+    "input_units": 64,
+    "cached_units": 64,
+    "output_units": 64,
+    "charge": 128,
+    "seq": 64,
+}
+
+
 class Kind(IntEnum):
     """CHECKPOINT receipts travel inside the stream; one FINAL ends it."""
 
@@ -66,6 +76,11 @@ class Receipt(Message):
     started_at: Instant
     finished_at: Instant
     previous: Digest
+
+    def __post_init__(self) -> None:
+        for name, bits in _BITS.items():
+            if not 0 <= getattr(self, name) < 1 << bits:
+                raise ValueError(f"{name} is a uint{bits}")  # more would be signed here and refused by a contract
 
     def typed_digest(self, domain: Digest) -> Digest:
         """What is signed under `domain` (see `receipt_domain`)."""

@@ -175,6 +175,7 @@ class RecordReader:
     def _next(self) -> tuple[Record, bytes] | None:
         if len(self._buffer) < 2:
             return None
+        kind = _enum(Record, self._buffer[0])
         head = read_varint(self._buffer, 1)
         if head is None:
             return None
@@ -183,7 +184,6 @@ class RecordReader:
             raise MalformedMessage(f"record of {length} bytes, at most {MAX_RECORD}", rule="LINK-2")
         if len(self._buffer) < start + length:
             return None
-        kind = _enum(Record, self._buffer[0])
         payload = bytes(self._buffer[start : start + length])
         del self._buffer[: start + length]
         return kind, payload
