@@ -140,7 +140,7 @@ async def test_deposits_a_contract_would_refuse(ledger: Ledger, config: ChannelC
         await ledger.deposit(config, Amount(100), signer=STRANGER)
     for change in ({"withdraw_delay": 899}, {"withdraw_delay": 2_592_001}, {"token": STRANGER.address}):
         with refused():
-            await ledger.deposit(dataclasses.replace(config, **change), Amount(1), signer=PAYER)  # type: ignore[arg-type]
+            await ledger.deposit(dataclasses.replace(config, **change), Amount(1), signer=PAYER)
     for amount in (0, 10_001):
         with refused():
             await ledger.deposit(config, Amount(amount), signer=PAYER)

@@ -22,6 +22,8 @@ from bombyx.adapters.sqlite import SqliteStore
 from bombyx.errors import Unavailable
 from bombyx.ports import Store, Write
 
+Batches = list[list[tuple[bytes, bytes | None]]]
+
 
 def put(key: bytes, value: bytes | None, table: str = "t") -> Write:
     return Write(table=table, key=key, value=value)
@@ -83,7 +85,7 @@ async def test_a_closed_store_says_so(store: Store) -> None:
     st.lists(st.lists(st.tuples(st.binary(max_size=3), st.none() | st.binary(max_size=3)), max_size=6), max_size=8),
     st.binary(max_size=2),
 )
-def test_both_stores_say_the_same(tmp_path_factory: pytest.TempPathFactory, batches: list, prefix: bytes) -> None:
+def test_both_stores_say_the_same(tmp_path_factory: pytest.TempPathFactory, batches: Batches, prefix: bytes) -> None:
     """STORE-1, STORE-2: the double behaves as the real one."""
 
     async def play(store: Store) -> list[tuple[bytes, bytes]]:

@@ -151,7 +151,7 @@ def test_a_request_id_is_paid_once(town: Town) -> None:
 def test_a_mac_covers_everything_asked_for(town: Town, what: str) -> None:
     """PAY-10: nothing a middleman changes stays paid for."""
     payment, bad = town.pay(1), sha256(b"bad")
-    changed = {
+    changed: Any = {
         "cap": {"cap": 101},
         "counter": {"counter": 2},
         "mac": {"mac": bytes(32)},
@@ -269,7 +269,7 @@ def test_an_ended_session_pays_nothing(town: Town) -> None:
 
 def test_session_keys_are_bounded(town: Town) -> None:
     """PAY-9: a payer that rotates without end fills its own channel, not our memory; time frees it."""
-    for name in range(MAX_KEYS):
+    for _ in range(MAX_KEYS):
         town.open_session(hours=1)
         town.accept(town.pay(1), 1)
         town.book.release(town.channel, rid(1))

@@ -126,13 +126,11 @@ def test_a_total_above_what_was_agreed_and_open_freezes(town: Town) -> None:
     town.save()
     town.crash_payer()
     assert town.payer.evidence == evidence
-    for sign in (
-        lambda: town.pay(3),
-        lambda: town.pay_strict(3),
-        lambda: town.payer.voucher(signer=town.session_key),
-    ):
+    for sign in (town.pay, town.pay_strict):
         with pytest.raises(PaymentError, match="PAY-21"):
-            sign()
+            sign(3)
+    with pytest.raises(PaymentError, match="PAY-21"):
+        town.payer.voucher(signer=town.session_key)
 
 
 def test_a_released_request_that_is_charged_all_the_same_freezes(town: Town) -> None:

@@ -54,7 +54,7 @@ def test_a_charge_is_the_exact_price_rounded_up(a: int, b: int, output: int, x: 
 
 
 @given(st.integers(1, 2**20), st.integers(1, 2**20), prices, prices, prices, st.integers(0, 5_000), st.data())
-def test_no_honest_charge_passes_the_cap(  # noqa: PLR0913
+def test_no_honest_charge_passes_the_cap(
     most_in: int, most_out: int, x: int, y: int, z: int, bps: int, data: st.DataObject
 ) -> None:
     """PAY-5, PAY-12: whatever is cached, even on a sheet where cached units cost more."""

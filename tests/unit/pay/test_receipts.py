@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lies a worker may tell in its receipts, and who catches each: proxy and client by the same checks, or the client alone."""
+"""Lies a worker may tell in its receipts, and who catches each: proxy and client alike, or the client alone."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def test_an_answer_twice(trail: ReceiptTrail, answering: Answering) -> None:
     trail.receive(final)
     with pytest.raises(Equivocation) as proof:
         trail.receive(answering.sign(Kind.FINAL))
-    assert proof.value.proof[0] == final
+    assert isinstance(proof.value.proof, tuple) and proof.value.proof[0] == final
     with caught("RCT-8"):
         trail.receive(final)
     with caught("RCT-8"):
