@@ -355,6 +355,9 @@ class Proxy:
         self.gets.append(path)
         if path == "/v1/directory":
             return 200, self.directory().encode()
+        if path.startswith("/v1/channel/") and self.book is not None:
+            account = self.book.account(Digest.parse(path.removeprefix("/v1/channel/")))
+            return 200, json.dumps({"charged": account.charged, "reserved": account.reserved}).encode()
         for worker in self.workers:
             for blob in worker.blobs():
                 self.blobs.setdefault(sha256(blob).hex(), blob)

@@ -105,6 +105,25 @@ async def test_leaving_before_the_end_cancels() -> None:
     assert channel is not None and not channel.in_flight and channel.open_amount > 0
 
 
+async def test_what_left_requests_reserve_comes_free_when_the_proxy_gives_up_its_claim(pair: Pair) -> None:
+    """PAY-20, PAY-21: its word suffices for that, and a charge that turns up later freezes the channel."""
+    pair.proxy.cut_bytes = 60
+    for _ in range(8):
+        await pair.client.request("POST", "/v1/chat/completions", {}, chat())
+    channel = pair.client.wallet.channel(pair.proxy.key.address)
+    assert channel is not None and len(channel.left) == 8
+    pair.proxy.cut_bytes = None
+    assert (await pair.client.request("POST", "/v1/chat/completions", {}, chat())).status == 200
+    assert len(channel.left) == 8, "the proxy booked them: nothing is given up"
+    await pair.proxy.forget_sessions()  # this one's books start anew: it has charged nothing
+    assert pair.proxy.book is not None
+    view = await pair.ledger.channel(channel.id)
+    assert view is not None
+    pair.proxy.book.open(view)
+    assert (await pair.client.request("POST", "/v1/chat/completions", {}, chat())).status == 200
+    assert not channel.left and channel.open_amount == 0 and not channel.frozen
+
+
 async def test_leaving_after_done_does_not_stop_the_checks(pair: Pair) -> None:
     """CLI-5: padding and receipt are read in the background."""
     response = await pair.client.request("POST", "/v1/chat/completions", {}, chat(stream=True))

@@ -109,6 +109,11 @@ class PayerChannel:
     def in_flight(self) -> tuple[RequestId, ...]:
         return tuple(name for name, entry in self._open.items() if not entry.left)
 
+    @property
+    def left(self) -> dict[RequestId, int]:
+        """Requests we stopped listening to, and what of each is agreed: the rest of their caps is still reserved."""
+        return {name: entry.agreed for name, entry in self._open.items() if entry.left}
+
     def observe(self, view: ChannelView) -> None:
         """Take note of the deposit, as the chain shows it."""
         if view.config != self.config:

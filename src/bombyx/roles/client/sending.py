@@ -112,6 +112,7 @@ class Sender:
         journey: Journey,
     ) -> Sent:
         terms = await self._terms(view, model, candidates, asked, body, journey.request_id)
+        await self._settle_left(view)
         regranted = resent = False
         while True:
             # A proxy that restarted has a new key, too: look it up again.
@@ -199,6 +200,20 @@ class Sender:
         )
         return Request(method=b"POST", path=asked.path.encode(), headers=headers, content=body)
 
+    async def _settle_left(self, view: View) -> None:
+        """Ask the proxy for its account once several answers were left; no answer changes nothing."""
+        channel = self._desk.wallet.wants_account(view.line.address)
+        if channel is None:
+            return
+        try:
+            status, data = await view.line.transport.get(f"/v1/channel/{channel.hex()}")
+        except BombyxError:
+            return
+        told = _object(data) if status == 200 else {}
+        charged, reserved = told.get("charged"), told.get("reserved")
+        if isinstance(charged, int) and isinstance(reserved, int):
+            await self._desk.wallet.conclude(view.line.address, charged=charged, reserved=reserved)
+
     async def _pay(self, view: View, terms: Terms, *, fresh: bool) -> Payment:
         meta = terms.sealed.meta
         cap = max(
@@ -239,7 +254,7 @@ async def _refusal(response: ProxyResponse) -> tuple[BombyxError, str | None]:
         pass  # the status alone must do
     finally:
         await response.aclose()
-    problem = _problem(bytes(data))
+    problem = _object(bytes(data))
     if problem.get("type") == OHTTP_KEY_TYPE:
         return KeyConfigError("the proxy says a worker no longer holds our key", peer=Peer.PROXY, rule="SEAL-10"), None
     code = read_hint(bytes(data))
@@ -256,7 +271,7 @@ async def _refusal(response: ProxyResponse) -> tuple[BombyxError, str | None]:
     return error, named
 
 
-def _problem(data: bytes) -> dict[str, object]:
+def _object(data: bytes) -> dict[str, object]:
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError:

@@ -25,6 +25,7 @@ from bombyx.roles.client.settings import ClientKeys, ClientSettings
 
 TABLE: Final = "client_channel"
 SESSION_SECONDS: Final = 3600 * 6
+LEFT_LIMIT: Final = 8  # requests left before the proxy is asked what became of them
 WINDOW_SHARE: Final = 20  # one voucher opens a twentieth of a deposit: what is at risk beyond requests under way
 
 
@@ -90,6 +91,24 @@ class Wallet:
     def checkpoint(self, proxy: Address, request_id: RequestId, worker_charge: int, bps: int) -> None:
         """Agree to a checkpoint's charge; written with the end of the answer."""
         self._known(proxy).checkpoint(request_id, with_commission(worker_charge, bps))
+
+    def wants_account(self, proxy: Address) -> Digest | None:
+        """The channel whose account to ask for: several requests were left, and nothing runs that could change it."""
+        channel = self._channels.get(proxy)
+        if channel is None or channel.in_flight or len(channel.left) < LEFT_LIMIT:
+            return None
+        return channel.id
+
+    async def conclude(self, proxy: Address, *, charged: int, reserved: int) -> None:
+        """The proxy says it books no more than we agreed to and holds nothing back: free what left requests reserve.
+
+        Its word suffices, as it only gives up a claim; should it charge them after all, the channel freezes (PAY-21).
+        """
+        channel = self._known(proxy)
+        if reserved == 0 and charged <= channel.agreed and not channel.in_flight:
+            for request_id, agreed in channel.left.items():
+                channel.agree(request_id, agreed)
+            await self._write(channel)
 
     def confirm(self, proxy: Address, payment: Payment) -> None:
         """The proxy served under `payment`: voucher and grant need not be sent again."""
