@@ -122,7 +122,8 @@ def _run(start: Any, *, json: bool, verbose: bool, child: bool) -> None:
 
 
 async def _serve(start: Any, *, json: bool, child: bool) -> None:
-    service = await _started(start(), child=child)
+    stopped = asyncio.create_task(until_stopped(watch_parent=child))  # one for the whole life: a pipe is watched once
+    service = await _started(start(), stopped)
     if service is None:
         return
     try:
@@ -132,20 +133,18 @@ async def _serve(start: Any, *, json: bool, child: bool) -> None:
             facts = dict(service.facts)
             role = facts.pop("role")
             typer.echo(f"{role} ready  " + "  ".join(f"{name}={value}" for name, value in facts.items()))
-        await until_stopped(watch_parent=child)
+        await stopped
     finally:
+        stopped.cancel()
         await service.stop()
 
 
-async def _started(starting: Awaitable[Service], *, child: bool) -> Service | None:
+async def _started(starting: Awaitable[Service], stopped: asyncio.Task[str]) -> Service | None:
     """The service, or None when we were told to stop before it stood."""
     task = asyncio.ensure_future(starting)
-    stopped = asyncio.create_task(until_stopped(watch_parent=child))
     await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if not task.done():
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         return None
-    stopped.cancel()
-    await asyncio.gather(stopped, return_exceptions=True)
     return task.result()
