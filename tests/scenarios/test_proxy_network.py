@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
 import pytest
+from tests.unit.proxy.kit import CLOCK, ENTROPY, MONEY, ProxyNet, key, manifest
 
 from bombyx.adapters.engine_scripted import TOKENS, Script, ScriptedEngine
 from bombyx.adapters.memory import MemoryStore
@@ -18,7 +19,6 @@ from bombyx.roles.client.core import Client
 from bombyx.roles.client.settings import ClientKeys, ClientSettings, ProxyLine
 from bombyx.roles.worker.runtime import Worker, WorkerPorts
 from bombyx.roles.worker.settings import Price, ProxyPeer, ServedModel, WorkerSettings
-from tests.unit.proxy.kit import CLOCK, ENTROPY, MONEY, ProxyNet, key, manifest
 
 
 @dataclass

@@ -87,7 +87,11 @@ class Accounts:
             view=view,
             session_key=self._session_key(payment),
         )
-        await self._scribe.write(TABLE, self.book.take_rows())
+        try:
+            await self._scribe.write(TABLE, self.book.take_rows())
+        except BombyxError:
+            self.release(reservation)
+            raise
         return reservation
 
     def _session_key(self, payment: Payment) -> Secret | None:
@@ -159,6 +163,8 @@ class Accounts:
         """Present what is worth presenting; how many channels were claimed."""
         claims: list[Claim] = []
         for channel in self.book.channels:
+            if not self.book.channel(channel).owed:
+                continue
             view = await self._ledger.channel(channel)
             if view is None:
                 continue

@@ -7,6 +7,7 @@ channel to pay it is deposited; what is published afterwards is named by that ev
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from bombyx.errors import BombyxError, MalformedMessage, NoWorkers, Peer
@@ -62,11 +63,14 @@ class Desk:
         self._randomness = randomness
         self._workers: dict[LinkSession, Worker] = {}
         self.links: set[LinkSession] = set()
+        self._closing: set[asyncio.Task[None]] = set()
 
     def on_link(self, link: Link) -> None:
         """A worker connected."""
         if len(self.links) >= self._settings.limits.workers:
-            link.attach(lambda _: None, lambda: None)
+            closing = asyncio.get_running_loop().create_task(link.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
             log.warning("a worker's link is closed: %d are open", len(self.links))
             self._metrics.links.labels("turned away").inc()
             return

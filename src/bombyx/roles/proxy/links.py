@@ -64,6 +64,7 @@ class LinkSession:
         self._streams: dict[int, Stream] = {}
         self._number = 0
         self._hello: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None  # held, or the loop might drop it
         self._challenge = desk.challenge()
         self.welcomed = False
         self.closed = False
@@ -190,8 +191,7 @@ class LinkSession:
 
     def _turn_away(self, error: BombyxError) -> None:
         log.warning("a worker's link is closed: %s", error)
-        task = asyncio.get_running_loop().create_task(self._link.close())
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._closing = asyncio.get_running_loop().create_task(self._link.close())
         self._on_close()
 
     def _on_close(self) -> None:

@@ -2,7 +2,8 @@
 """Rows on their way to the store, committed in groups: many requests share one fsync (spec PAY-17).
 
 Always: `write` returns only when its rows are durable; rows reach the store in the order they were given; a store that
-fails makes every waiting write fail, and nothing that depended on it is acted on.
+fails makes every waiting write fail, and nothing that depended on it is acted on. Rows of a failed write are not lost:
+they describe what a book holds by now, so they go first with the next one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Scribe:
         self._store = store
         self._waiting: list[tuple[list[Write], asyncio.Future[None] | None]] = []
         self._flusher: asyncio.Task[None] | None = None
+        self._owed: dict[tuple[str, bytes], Write] = {}  # rows of failed writes, the newest of a key
 
     def put(self, table: str, rows: Iterable[Row]) -> None:
         """Rows nobody waits for; a later `write` is durable only together with them."""
@@ -66,12 +68,16 @@ class Scribe:
 
     async def _commit(self, batch: list[tuple[list[Write], asyncio.Future[None] | None]]) -> None:
         failure: BombyxError | None = None
+        rows = [*self._owed.values(), *(write for writes, _ in batch for write in writes)]
         try:
-            await self._store.write([write for writes, _ in batch for write in writes])
+            await self._store.write(rows)
+            self._owed.clear()
         except BombyxError as error:
             failure = error
         except Exception as error:  # noqa: BLE001 - a waiting request must hear of it, whatever it was
             failure = Unavailable(f"the store failed: {type(error).__name__}", retry_after=1.0, rule="PAY-17")
+        if failure is not None:
+            self._owed = {(row.table, row.key): row for row in rows}
         for _, done in batch:
             if done is not None and not done.done():
                 if failure is None:

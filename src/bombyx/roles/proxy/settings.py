@@ -35,6 +35,7 @@ class Timings:
     view_fresh: float = 30.0  # how old a channel's view may be
     registry_fresh: float = 10.0
     housekeeping: float = 30.0  # claims, top-ups, clean-up
+    reclaim_after: float = 600.0  # a worker's enclave that is gone for so long does not come back
     retry_after: float = 1.0  # told to those turned away
     drain: float = 30.0
 

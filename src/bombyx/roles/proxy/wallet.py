@@ -63,6 +63,7 @@ class Wallet:
         self._domain = settlement_domain(info.chain_id, info.settlement)
         self._policy = PayerPolicy(budget=MAX_AMOUNT, window=settings.voucher_window, max_in_flight=MAX_IN_FLIGHT)
         self._channels: dict[Digest, PayerChannel] = {}
+        self._idle_since: dict[Digest, float] = {}  # channels without a linked worker, since when
         self._depositing = asyncio.Lock()
 
     def load(self, rows: list[tuple[bytes, bytes]]) -> None:
@@ -113,11 +114,24 @@ class Wallet:
             channel.observe(view)
 
     def runs_low(self, account: WorkerAccount) -> bool:
-        channel = account.channel
-        return channel.limit != MAX_AMOUNT and self._free(channel) < self._settings.float_limit // 2
+        return account.channel.limit - account.channel.agreed < self._settings.float_limit // 2
 
-    def _free(self, channel: PayerChannel) -> int:
-        return channel.limit - channel.agreed
+    async def reclaim(self, in_use: set[Digest]) -> None:
+        """Take back what lies in channels to enclaves that are gone: announce it, wait out the delay, withdraw."""
+        now = self._clock.now()
+        for channel in self._channels.values():
+            if channel.id in in_use:
+                self._idle_since.pop(channel.id, None)
+                continue
+            since = self._idle_since.setdefault(channel.id, self._clock.monotonic())
+            view = await self._ledger.channel(channel.id)
+            if view is None or view.balance <= channel.ceiling:
+                continue
+            if view.withdrawing and view.seconds_left(now) < 0:
+                await self._ledger.finalize_withdraw(channel.id, signer=self._key)
+            elif not view.withdrawing and self._clock.monotonic() - since > self._settings.timings.reclaim_after:
+                left = Amount(view.balance - channel.ceiling)  # never what a worker may still claim
+                await self._ledger.initiate_withdraw(channel.id, left, signer=self._key)
 
     async def authorize(
         self, account: WorkerAccount, request_id: RequestId, *, cap: int, meta_hash: Digest, body_hash: Digest
