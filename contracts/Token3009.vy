@@ -56,6 +56,7 @@ def __init__(minter_: address):
 def mint(to: address, amount: uint256):
     """@notice Money from nowhere, for development accounts."""
     assert msg.sender == minter, "only the minter"
+    assert amount > 0 and amount < 2**128 - self.totalSupply, "not so much"
     self.totalSupply += amount
     self.balanceOf[to] += amount
     log Transfer(sender=empty(address), receiver=to, value=amount)

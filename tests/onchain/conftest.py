@@ -26,7 +26,8 @@ AUTHORIZER = SigningKey(Secret(b"\xd4" * 32))
 STRANGER = SigningKey(Secret(b"\xe5" * 32))
 FUNDS = 10**12
 RECEIVE = type_hash(
-    "ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)"
+    "ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,"
+    "bytes32 nonce)"
 )
 
 
@@ -102,7 +103,7 @@ class Bench:
             ),
         )
         signature = terms["signer"].sign(digest)
-        return encode(["uint256", "uint256", "uint256", "bytes"], [0, terms["before"], salt, signature])
+        return bytes(encode(["uint256", "uint256", "uint256", "bytes"], [0, terms["before"], salt, signature]))
 
     def refused(self, error: str) -> Any:
         """The call inside reverts with the custom error `error()`."""

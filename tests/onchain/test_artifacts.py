@@ -8,7 +8,6 @@ import runpy
 from pathlib import Path
 
 import pytest
-
 from tests.onchain.conftest import ARTIFACTS
 
 SOURCES = ARTIFACTS.parents[2] / "contracts"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One machine drives the payee's book, the memory chain and the contract together: same step, same state, or all refuse.
+"""One machine drives the payee's book, the memory chain and the contract together: same state, or all refuse.
 
-Spec PAY-2 .. PAY-8, PAY-15, PAY-16. Invariants: claimed <= deposited; tokens are conserved over all accounts; a claim never goes back;
-after the end nothing moves.
+Spec PAY-2 .. PAY-8, PAY-15, PAY-16. Invariants: claimed <= deposited; tokens are conserved over all accounts; a claim
+never goes back; after the end nothing moves.
 """
 
 from __future__ import annotations
@@ -13,14 +13,6 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
-
-from bombyx.adapters.memory_chain import MemoryChain
-from bombyx.errors import PaymentError
-from bombyx.protocol.pay.payee import PayeeBook, PayeeTerms
-from bombyx.protocol.pay.view import ChannelView, Claim
-from bombyx.protocol.primitives import Amount, Digest, Instant, RequestId
-from bombyx.protocol.wire.channel import refund_digest, settlement_domain
-from bombyx.protocol.wire.request import Payment, SignedVoucher
 from tests.onchain.conftest import (
     AUTHORIZER,
     FUNDS,
@@ -32,6 +24,14 @@ from tests.onchain.conftest import (
     address,
     row,
 )
+
+from bombyx.adapters.memory_chain import MemoryChain
+from bombyx.errors import PaymentError
+from bombyx.protocol.pay.payee import PayeeBook, PayeeTerms
+from bombyx.protocol.pay.view import ChannelView, Claim
+from bombyx.protocol.primitives import Amount, Digest, Instant, RequestId
+from bombyx.protocol.wire.channel import refund_digest, settlement_domain
+from bombyx.protocol.wire.request import Payment, SignedVoucher
 
 amounts = st.integers(0, 2_000)
 which = st.integers(0, 1)
@@ -90,7 +90,7 @@ class Channels(RuleBasedStateMachine):
         try:
             on_chain()
         except self.bench.boa.BoaError as error:
-            assert refused, f"only the contract refuses: {bytes(error.call_trace.output).hex()}"
+            assert refused, f"only the contract refuses: {bytes(error.call_trace.output).hex()}"  # noqa: PT017  what else may come is the subject
             return False
         assert not refused, "only the memory chain refuses"
         return True
@@ -136,7 +136,7 @@ class Channels(RuleBasedStateMachine):
         try:
             self.book.accept(payment, request_id=request, cap=cap, meta_hash=ZERO, body_hash=ZERO, now=now, view=view)
         except PaymentError as error:
-            assert error.rule in {"PAY-4", "PAY-6", "PAY-16"}, error
+            assert error.rule in {"PAY-4", "PAY-6", "PAY-16"}, error  # noqa: PT017  refusing is allowed
             return
         self.book.settle(self.ids[i], request, min(cap, spent), now=now)
         claim = self.book.claim_now(self.ids[i])

@@ -10,6 +10,7 @@ from eth_account import Account
 from eth_account.messages import encode_typed_data
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.onchain.conftest import ARTIFACTS, PAYER, SESSION, Bench, address, claim_row, row
 from x402.mechanisms.evm.batch_settlement import abi, constants, utils
 from x402.mechanisms.evm.batch_settlement.types import ChannelConfig as StockConfig
 
@@ -17,7 +18,6 @@ from bombyx.protocol.primitives import MAX_AMOUNT, Address, Digest, keccak256
 from bombyx.protocol.wire.channel import ChannelConfig, refund_digest, settlement_domain, voucher_digest
 from bombyx.protocol.wire.eip712 import struct_hash, type_hash, typed_digest, word
 from bombyx.protocol.wire.signing import SigningKey
-from tests.onchain.conftest import ARTIFACTS, PAYER, SESSION, Bench, address, claim_row, row
 
 ENTRY = type_hash("ClaimEntry(bytes32 channelId,uint128 maxClaimableAmount,uint128 totalClaimed)")
 BATCH = type_hash(

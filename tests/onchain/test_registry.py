@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from eth_abi import encode
+from tests.onchain.conftest import AUTHORIZER, PAYER, RECEIVER, SESSION, STRANGER, Bench, address
 
 from bombyx.protocol.primitives import keccak256
-from tests.onchain.conftest import AUTHORIZER, PAYER, RECEIVER, SESSION, STRANGER, Bench, address
 
 PROXY, WORKER, VALIDATOR = 1, 2, 3
 MODEL = bytes([7]) * 32
@@ -18,13 +17,13 @@ CONFIG = b"\x11" * 1_230
 
 
 @pytest.fixture
-def registry(bench: Bench) -> Iterator[Any]:
-    yield bench.deploy("OperatorRegistry", AUTHORIZER.address)
+def registry(bench: Bench) -> Any:
+    return bench.deploy("OperatorRegistry", AUTHORIZER.address)
 
 
 @pytest.fixture
-def values(bench: Bench) -> Iterator[Any]:
-    yield bench.deploy("ReferenceValues")
+def values(bench: Bench) -> Any:
+    return bench.deploy("ReferenceValues")
 
 
 def _register(registry: Any, who: Any, role: int, *, key: Any = SESSION, endpoint: str = "http://a") -> None:

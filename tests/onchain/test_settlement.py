@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 from eth_abi import encode
-
-from bombyx.protocol.primitives import Address, Digest, keccak256
-from bombyx.protocol.wire.channel import refund_digest, settlement_domain, voucher_digest
 from tests.onchain.conftest import (
     AUTHORIZER,
     FUNDS,
@@ -23,6 +20,9 @@ from tests.onchain.conftest import (
     claim_row,
     row,
 )
+
+from bombyx.protocol.primitives import Address, Digest, keccak256
+from bombyx.protocol.wire.channel import refund_digest, settlement_domain, voucher_digest
 
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 

@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ports.Ledger` on an EVM chain: our contracts, called by signed transactions, read in one round trip each.
+
+Always: a change returns once it is mined (and `reorg_depth` blocks deep); a revert is `PaymentError` with the
+contract's own word for it; a node that is gone, late or talks rubbish is `Unavailable`, and then nothing is known of the change
+but what the chain shows later. Changes are safe to try again: claims are cumulative, refunds numbered, lines replaced;
+a deposit made twice is more money in one's own channel.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any, Final
+
+from bombyx.adapters.evm import calls
+from bombyx.adapters.evm.abi import Reader, call
+from bombyx.adapters.evm.deploy import DEV_MINTER, AddressBook
+from bombyx.adapters.evm.refusals import refusal
+from bombyx.adapters.evm.rpc import Rpc, RpcError, as_bytes, as_int
+from bombyx.adapters.evm.transactions import Patience, Transactions
+from bombyx.errors import PaymentError, Peer, Unavailable
+from bombyx.ports import ChannelView, Claim, LedgerInfo, Operator, OperatorRole
+from bombyx.protocol.primitives import MAX_AMOUNT, Address, Amount, Digest, Instant, keccak256
+from bombyx.protocol.wire.channel import ChannelConfig, settlement_domain
+from bombyx.protocol.wire.eip712 import struct_hash, type_hash, typed_digest, word
+from bombyx.protocol.wire.evidence import BlockHeader
+from bombyx.protocol.wire.signing import SigningKey
+
+AUTHORIZATION_LIFE: Final = 3_600  # seconds an EIP-3009 authorization stays valid
+PAGE: Final = 256  # operators in one answer
+MIN_SPAN: Final = 16  # blocks; a node that cannot give the logs of so few is broken
+GAS_MONEY: Final = 10**19  # wei, on development chains
+_RECEIVE: Final = type_hash(
+    "ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,"
+    "bytes32 nonce)"
+)
+
+
+class EvmLedger:
+    """One chain, one address book. `Rpc` may know several nodes."""
+
+    def __init__(self, rpc: Rpc, book: AddressBook, *, patience: Patience | None = None) -> None:
+        self.rpc = rpc
+        self.book = book
+        self._patience = patience or Patience(confirmations=book.reorg_depth)
+        self.transactions = Transactions(rpc, patience=self._patience)
+        self._configs: dict[Digest, ChannelConfig] = {}
+        self._lines: dict[Digest, Operator] = {}
+        self._fuelled: set[Address] = set()
+        self._token_domain: Digest | None = None
+
+    # --- blocks and accounts ---
+
+    async def info(self) -> LedgerInfo:
+        return self.book.info
+
+    async def head(self) -> BlockHeader:
+        """The newest block that is deep enough to stay."""
+        number = as_int(await self._ask("eth_blockNumber"))
+        tag = hex(max(0, number - self.book.reorg_depth))
+        return _header(await self._ask("eth_getBlockByNumber", tag, False))
+
+    async def block(self, block_hash: Digest) -> BlockHeader | None:
+        found = await self._ask("eth_getBlockByHash", str(block_hash), False)
+        return None if found is None else _header(found)
+
+    async def balance(self, account: Address) -> Amount:
+        return Amount(min(MAX_AMOUNT, await self._view_uint(self.book.token, "balanceOf(address)", word(account))))
+
+    async def faucet(self, account: Address, amount: int) -> Digest:
+        """Money from nowhere, on development chains alone. Not part of the port: no real chain has it."""
+        if not self.book.development:
+            raise PaymentError("this chain has no faucet", peer=Peer.CHAIN, rule="LEDGER-1")
+        return await self._send(self.book.token, calls.mint(account, amount), DEV_MINTER)
+
+    # --- channels ---
+
+    async def deposit(self, config: ChannelConfig, amount: Amount, *, signer: SigningKey) -> Digest:
+        """Open the channel, or top it up, from the signer's own tokens."""
+        if signer.address != config.payer:
+            raise PaymentError("a deposit is sent by its payer", peer=Peer.CHAIN, rule="LEDGER-1")
+        if config.token != self.book.token:
+            raise PaymentError("the channel is in another token", peer=Peer.CHAIN, rule="LEDGER-1")
+        if self.book.deposit_by == "allowance":
+            await self._allow(config, amount, signer)
+            done = await self._send(self.book.allowance_collector, calls.deposit_from_allowance(config, amount), signer)
+        else:
+            data = await self._authorization(config, amount, signer)
+            call_data = calls.deposit(config, amount, self.book.erc3009_collector, data)
+            done = await self._send(self.book.settlement, call_data, signer)
+        self._configs[config.channel_id(self._domain)] = config
+        return done
+
+    async def _allow(self, config: ChannelConfig, amount: int, signer: SigningKey) -> None:
+        """An allowance without limit, once: the collector spends it in its owner's own calls only."""
+        spender = self.book.allowance_collector
+        allowed = await self._view_uint(
+            self.book.token, "allowance(address,address)", word(config.payer), word(spender)
+        )
+        if allowed < amount:
+            await self._send(self.book.token, calls.approve(spender, 2**256 - 1), signer)
+
+    async def _authorization(self, config: ChannelConfig, amount: int, signer: SigningKey) -> bytes:
+        if self._token_domain is None:
+            self._token_domain = Digest(await self._view(self.book.token, call("DOMAIN_SEPARATOR()"), 32))
+        before = (await self.head()).timestamp.seconds + AUTHORIZATION_LIFE
+        salt = secrets.randbits(256)
+        nonce = keccak256(config.channel_id(self._domain), word(salt))
+        collector = self.book.erc3009_collector
+        hashed = struct_hash(_RECEIVE, word(config.payer), word(collector), word(amount), word(0), word(before), nonce)
+        return calls.erc3009_data(before, salt, signer.sign(typed_digest(self._token_domain, hashed)))
+
+    async def channel(self, channel: Digest) -> ChannelView | None:
+        """What the chain shows now, in one block's view."""
+        config = await self._config(channel)
+        if config is None:
+            return None
+        views = [(self.book.settlement, data) for data in calls.channel_views(channel)]
+        answer = await self._view(self.book.multicall, calls.aggregate(views))
+        state, pending, nonce = (Reader(one) for one in calls.aggregated(answer))
+        return ChannelView(
+            config=config,
+            balance=_amount(state.uint(0)),
+            total_claimed=_amount(state.uint(1)),
+            withdraw_amount=_amount(pending.uint(0)),
+            withdraw_requested_at=pending.uint(1),
+            refund_nonce=nonce.uint(0),
+        )
+
+    async def claim(self, claims: Sequence[Claim], *, signer: SigningKey) -> Digest:
+        """Book the vouchers and send the receivers their tokens: in one transaction where that fits."""
+        if len(claims) > calls.MAX_CLAIMS:
+            raise PaymentError(f"a batch holds at most {calls.MAX_CLAIMS} claims", peer=Peer.CHAIN, rule="LEDGER-1")
+        book, booked = self.book.settlement, calls.claim(claims)
+        parties = {(one.config.receiver, one.config.token): None for one in claims}
+        paid = [calls.settle(receiver, token) for receiver, token in parties]
+        if len(booked) <= calls.MAX_CALL_IN_MULTICALL and len(paid) < calls.MAX_CALLS_IN_MULTICALL:
+            return await self._send(book, calls.multicall([booked, *paid]), signer)
+        done = await self._send(book, booked, signer)
+        for one in paid:
+            await self._send(book, one, signer)
+        return done
+
+    async def initiate_withdraw(self, channel: Digest, amount: Amount, *, signer: SigningKey) -> Digest:
+        config = await self._known_config(channel)
+        return await self._send(self.book.settlement, calls.initiate_withdraw(config, amount), signer)
+
+    async def finalize_withdraw(self, channel: Digest, *, signer: SigningKey) -> Digest:
+        config = await self._known_config(channel)
+        return await self._send(self.book.settlement, calls.finalize_withdraw(config), signer)
+
+    async def refund(
+        self, channel: Digest, amount: Amount, nonce: int, signature: bytes, *, signer: SigningKey
+    ) -> Digest:
+        config = await self._known_config(channel)
+        data = calls.refund_with_signature(config, amount, nonce, signature)
+        return await self._send(self.book.settlement, data, signer)
+
+    @property
+    def _domain(self) -> Digest:
+        return settlement_domain(self.book.chain_id, self.book.settlement)
+
+    async def _known_config(self, channel: Digest) -> ChannelConfig:
+        config = await self._config(channel)
+        if config is None:
+            raise PaymentError("the chain has no such channel", peer=Peer.CHAIN, rule="LEDGER-1")
+        return config
+
+    async def _config(self, channel: Digest) -> ChannelConfig | None:
+        """The chain stores a digest only; the config is in the first deposit's event, and is checked against it."""
+        if channel not in self._configs:
+            topics = [str(calls.CHANNEL_CREATED), str(channel)]
+            for log in await self._logs(self.book.settlement, topics, self.book.first_block):
+                config = calls.config_of_log(log)
+                if config.channel_id(self._domain) == channel:
+                    self._configs[channel] = config
+        return self._configs.get(channel)
+
+    # --- operators ---
+
+    async def register(self, operator: Operator, *, signer: SigningKey) -> Digest:
+        if signer.address != operator.address:
+            raise PaymentError("an operator registers itself", peer=Peer.CHAIN, rule="LEDGER-1")
+        return await self._send(self.book.registry, calls.register(operator), signer)
+
+    async def operators(self, role: OperatorRole) -> tuple[Operator, ...]:
+        """In address order, so that everybody draws from the same list. Lines are cached by their digests."""
+        count = Reader(await self._view(self.book.registry, calls.member_count(role), 32)).uint(0)
+        found: list[calls.Line] = []
+        for start in range(0, count, PAGE):
+            found += calls.lines(await self._view(self.book.registry, calls.operators(role, start, PAGE)))
+        missing = [line for line in found if _key(line) not in self._lines]
+        if missing:
+            await self._read_lines(role, missing)
+        whole = (self._lines.get(_key(line)) for line in found)
+        return tuple(sorted((one for one in whole if one is not None), key=lambda one: one.address))
+
+    async def _read_lines(self, role: OperatorRole, missing: Sequence[calls.Line]) -> None:
+        topics = [str(calls.OPERATOR_UPDATED), None, "0x" + word(calls.ROLES[role]).hex()]
+        first, last = (choose(line.updated_at for line in missing) for choose in (min, max))
+        wanted = {_key(line) for line in missing}
+        for log in await self._logs(self.book.registry, topics, first, last):
+            operator = calls.operator_of_log(log, role)
+            key = _operator_key(operator)
+            if key in wanted:
+                self._lines[key] = operator
+
+    async def close(self) -> None:
+        await self.rpc.close()
+
+    # --- the node ---
+
+    async def _send(self, to: Address, data: bytes, signer: SigningKey) -> Digest:
+        if self.book.development and signer.address not in self._fuelled:
+            await self._ask("anvil_setBalance", str(signer.address), hex(GAS_MONEY))
+            self._fuelled.add(signer.address)
+        return (await self.transactions.send(to, data, signer=signer)).hash
+
+    async def _ask(self, method: str, *params: Any) -> Any:
+        try:
+            return await self.rpc.call(method, *params)
+        except RpcError as error:
+            raise Unavailable(f"the chain node says {error.message}", retry_after=1.0, rule="LEDGER-2") from None
+
+    async def _view(self, to: Address, data: bytes, size: int | None = None) -> bytes:
+        try:
+            answer = await self.rpc.call("eth_call", {"to": str(to), "data": "0x" + data.hex()}, "latest")
+        except RpcError as error:
+            raise refusal(error) from None
+        return as_bytes(answer, size)
+
+    async def _view_uint(self, to: Address, signature: str, *words: bytes) -> int:
+        return Reader(await self._view(to, call(signature, *words), 32)).uint(0)
+
+    async def _logs(
+        self, contract: Address, topics: Sequence[str | None], first: int, last: int | None = None
+    ) -> list[Any]:
+        """Events in order. A node that finds the range too wide is asked for halves of it."""
+        if last is None:
+            last = as_int(await self._ask("eth_blockNumber"))
+        query = {"address": str(contract), "topics": list(topics), "fromBlock": hex(first), "toBlock": hex(last)}
+        try:
+            found = await self.rpc.call("eth_getLogs", query)
+        except RpcError as error:
+            if last - first < MIN_SPAN:
+                raise Unavailable(f"the chain node gives no events: {error.message}", rule="LEDGER-2") from None
+            middle = (first + last) // 2
+            lower = await self._logs(contract, topics, first, middle)
+            return lower + await self._logs(contract, topics, middle + 1, last)
+        if not isinstance(found, list) or not all(isinstance(log, dict) for log in found):
+            raise Unavailable("the chain node answers with something that is no list of events", rule="LEDGER-2")
+        return found
+
+
+def _header(raw: Any) -> BlockHeader:
+    if not isinstance(raw, dict):
+        raise Unavailable("the chain node has no such block", rule="LEDGER-2")
+    return BlockHeader(
+        number=as_int(raw.get("number")),
+        hash=Digest(as_bytes(raw.get("hash"), 32)),
+        parent=Digest(as_bytes(raw.get("parentHash"), 32)),
+        timestamp=Instant(as_int(raw.get("timestamp")) * 1_000),
+    )
+
+
+def _amount(value: int) -> Amount:
+    if value > MAX_AMOUNT:
+        raise Unavailable("the chain answers with more than an amount can be", rule="LEDGER-2")
+    return Amount(value)
+
+
+def _key(line: calls.Line) -> Digest:
+    return keccak256(line.operator, line.receipt_address, line.pay_authorizer, line.digest)
+
+
+def _operator_key(operator: Operator) -> Digest:
+    details = calls.details_digest(operator)
+    return keccak256(operator.address, operator.receipt_address, operator.pay_authorizer, details)
