@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a client is told at its start. Values only: nothing here reads a file or an environment variable.
 
-Always: every limit is finite, and the budget is the most that can ever be lost to a proxy that cheats (spec PAY-10).
+Always: every limit is finite, and the budget is the most that can ever be lost to a proxy that cheats (spec PAY-22).
 """
 
 from __future__ import annotations

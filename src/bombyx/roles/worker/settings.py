@@ -14,7 +14,7 @@ from bombyx.protocol.primitives import Address, Digest
 from bombyx.protocol.wire.evidence import ModelManifest
 
 TICK_SECONDS: Final = 0.040  # SEAL-8: one frame each tick in `constant` shape
-CHECKPOINT_FRAMES: Final = 64  # RCT-4: a checkpoint receipt every so many frames
+CHECKPOINT_FRAMES: Final = 64  # RCT-7: a checkpoint receipt every so many frames
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
