@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -32,9 +31,10 @@ from bombyx.roles.client.delivery import Delivery, Desk, Finished
 from bombyx.roles.client.evidence import EvidenceCache
 from bombyx.roles.client.kept import KeptReceipt
 from bombyx.roles.client.network import Model, Network, View
-from bombyx.roles.client.problem import problem_body, problem_headers, status_of, step_row
-from bombyx.roles.client.receipts import ReceiptBook, summary
+from bombyx.roles.client.problem import step_row
+from bombyx.roles.client.receipts import ReceiptBook
 from bombyx.roles.client.recording import Chain
+from bombyx.roles.client.response import ClientResponse, failure, local, marks
 from bombyx.roles.client.sending import Journey, Sender, Sent
 from bombyx.roles.client.settings import ClientKeys, ClientSettings, ProxyLine
 from bombyx.roles.client.tally import Tally
@@ -44,48 +44,6 @@ from bombyx.roles.client.wallet import Wallet
 log = logging.getLogger(__name__)
 GRACE_SECONDS: Final = 10.0  # after a request's deadline, for a sealed error and its receipt to arrive
 CLOSE_SECONDS: Final = 10.0  # how long answers that are being checked may take when the client closes
-_JSON: Final = {"content-type": "application/json"}
-
-
-@dataclass(slots=True, kw_only=True)
-class ClientResponse:
-    """An answer as an application sees it. Iterate `body` once; then `finished()` tells how the checks ended."""
-
-    status: int
-    headers: dict[str, str]
-    body: AsyncIterator[bytes] = field(repr=False)
-    error: BombyxError | None = None  # why `status` is an error of ours; None for what a worker said
-    request_id: RequestId | None = None
-    steps: tuple[dict[str, Any], ...] = ()  # of the appraisal of the worker that answers
-    delivery: Delivery | None = field(default=None, repr=False)
-
-    async def finished(self) -> Finished:
-        """Wait until everything is checked and settled. Raises the check that failed."""
-        if self.delivery is None:
-            if self.error is not None:
-                raise self.error
-            return Finished(kept=None)
-        return await self.delivery.finished()
-
-    async def receipt(self) -> dict[str, Any] | None:
-        """The receipt's summary, after the end; None for answers made here (`/v1/models`)."""
-        finished = await self.finished()
-        return summary(finished.kept) if finished.kept else None
-
-    @property
-    def between_events(self) -> bool:
-        """Whether the stream stands between two events, so that an event of our own may follow."""
-        text = self.delivery.answer.text if self.delivery is not None else None
-        return text is not None and text.between_events
-
-    async def read(self) -> bytes:
-        """The whole body."""
-        return b"".join([piece async for piece in self.body])
-
-    async def aclose(self) -> None:
-        """Done reading. Before a stream's `[DONE]` this cancels the request."""
-        if self.delivery is not None:
-            await self.delivery.aclose()
 
 
 class Client:
@@ -282,7 +240,7 @@ class Client:
         candidate = delivery.answer.candidate
         assert candidate is not None
         content_type = dict(head.headers).get(b"content-type", b"application/json").decode("latin-1")
-        headers = _marks(request_id) | {
+        headers = marks(request_id) | {
             "content-type": content_type,
             "x-bombyx-trust-class": str(candidate.result.trust_class),
             "x-bombyx-operator": str(candidate.operator),
@@ -314,24 +272,6 @@ class Client:
         self._last = kept
 
 
-def local(body: bytes, *, status: int = 200, headers: Mapping[str, str] = _JSON) -> ClientResponse:
-    """An answer made here."""
-    return ClientResponse(status=status, headers=dict(headers), body=_once(body))
-
-
-def failure(error: BombyxError, *, sent: bool, request_id: RequestId | None = None) -> ClientResponse:
-    """An error of ours as an OpenAI-shaped answer."""
-    headers = problem_headers(error, sent=sent) | (_marks(request_id) if request_id else {})
-    return ClientResponse(
-        status=status_of(error), headers=headers, body=_once(problem_body(error)), error=error, request_id=request_id
-    )
-
-
-def _marks(request_id: RequestId) -> dict[str, str]:
-    name = request_id.hex()
-    return {"x-bombyx-request-id": name, "x-bombyx-receipt": f"/v1/receipts/{name}"}
-
-
 def _card(model: Model) -> dict[str, Any]:
     manifest = model.manifest
     return {
@@ -348,7 +288,3 @@ def _card(model: Model) -> dict[str, Any]:
             "workers": model.operators,
         },
     }
-
-
-async def _once(body: bytes) -> AsyncIterator[bytes]:
-    yield body

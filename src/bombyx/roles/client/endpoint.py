@@ -20,9 +20,10 @@ import orjson
 
 from bombyx.errors import BadRequest, BombyxError, ConfigError, LocalError
 from bombyx.ports import HttpExchange
-from bombyx.roles.client.core import Client, ClientResponse
+from bombyx.roles.client.core import Client
 from bombyx.roles.client.problem import problem_body, problem_headers, status_of
 from bombyx.roles.client.receipts import summary
+from bombyx.roles.client.response import ClientResponse
 from bombyx.roles.client.verification import CSP, page, verification
 
 log = logging.getLogger(__name__)
