@@ -67,7 +67,7 @@ def appraise(
         keyset=evidence.keyset,
         key_configs=evidence.keyset.ohttp_key_config,
         manifests=manifests,
-        claims=Claims(quote=quoted, boot=boot, reference_value=reference.name, gpus=gpus),
+        claims=Claims(quote=quoted, boot=boot, reference_value=reference.name, gpus=gpus.lines),
         steps=trail.steps,
         until=until,
         bundle=evidence.digest,
@@ -124,14 +124,16 @@ def _matching(quoted: QuoteClaims, boot: BootClaims, policy: AppraisalPolicy) ->
 
 def _check_gpu(
     evidence: _Evidence, quoted: QuoteClaims, reference: ReferenceValue, policy: AppraisalPolicy, now: Instant
-) -> Found[tuple[str, ...]]:
+) -> Found[gpu.GpuClaims]:
     """Step 9, and the last word on the trust class."""
     required = policy.require_gpu or reference.gpu
-    found = gpu.check_gpu(evidence.bundle, evidence.keyset, required=required, now=now)
+    found = gpu.check_gpu(evidence.bundle, evidence.keyset, policy, required=required, now=now)
     if _trust_class(quoted, found.value) not in policy.trust_classes:
         raise Refused(f"trust class {_trust_class(quoted, found.value)} is not one the policy accepts")
     return found
 
 
-def _trust_class(quoted: QuoteClaims, gpus: tuple[str, ...]) -> TrustClass:
-    return TrustClass.TDX_GPU if gpus and quoted.trust_class is TrustClass.TDX else quoted.trust_class
+def _trust_class(quoted: QuoteClaims, gpus: gpu.GpuClaims) -> TrustClass:
+    if not gpus.genuine:
+        return TrustClass.SIMULATED
+    return TrustClass.TDX_GPU if gpus.lines and quoted.trust_class is TrustClass.TDX else quoted.trust_class

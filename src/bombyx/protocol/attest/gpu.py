@@ -2,31 +2,28 @@
 """Step 9: NVIDIA GPU evidence: SPDM measurement reports, each with its certificate chain (ATT-9).
 
 Required whenever the image can open a GPU. Its nonce is derived from the keyset, so the evidence answers for these keys
-and no others; no GPU may answer twice. Not checked here, and the step says so: revocation (OCSP) and NVIDIA's golden
-measurements (RIM).
+and no others; no GPU may answer twice. What else may be at hand (golden measurements, revocation, NVIDIA's own tokens)
+is checked in `rim.py`, `ocsp.py` and `nras.py`; what is not at hand is `not checked`, and the step says so.
 Form: NVIDIA's JSON `{"evidence_list": [{"certificate": base64 of PEM, "evidence": base64}]}`.
 """
 
 from __future__ import annotations
 
 import base64
-import datetime as dt
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from bombyx.errors import MalformedMessage
+from bombyx.protocol.attest import nras, ocsp, rim
 from bombyx.protocol.attest.keyset import gpu_nonce
+from bombyx.protocol.attest.policy import AppraisalPolicy
 from bombyx.protocol.attest.roots import NVIDIA_ROOT
 from bombyx.protocol.attest.steps import Found, Refused, Status
+from bombyx.protocol.attest.x509chain import Chain, check_chain, check_p384, der, load_pem_chain
 from bombyx.protocol.primitives import Instant, sha256
 from bombyx.protocol.wire.evidence import EvidenceBundle, Keyset
 
@@ -36,30 +33,96 @@ MAX_CHAIN: Final = 8  # certificates; NVIDIA's have 5
 _REQUEST: Final = 37  # bytes of the SPDM request that stands before the response
 _SIGNATURE: Final = 96  # bytes: r || s, P-384
 _GET_MEASUREMENTS, _MEASUREMENTS = 0xE0, 0x60
-_DRIVER, _VBIOS = 3, 6  # opaque fields
+_DRIVER, _VBIOS, _NVDEC0, _CHIP_SKU, _PROJECT, _PROJECT_SKU, _FWID = 3, 6, 11, 15, 17, 18, 20  # opaque fields
+_DISABLED: Final = b"\x55"
+_DICE_TCB: Final = x509.ObjectIdentifier("2.23.133.5.4.1")  # TCG DICE: names the firmware the key was made for
 
 
-def check_gpu(bundle: EvidenceBundle, keyset: Keyset, *, required: bool, now: Instant) -> Found[tuple[str, ...]]:
-    """Step 9. The value: one line a verified GPU."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuEndorsements:
+    """What may be at hand beyond the evidence itself. All empty is normal."""
+
+    tokens: bytes = b""  # NVIDIA Remote Attestation Service's answer: EAT tokens
+    jwks: bytes = b""  # the keys they are signed with, as its `.well-known/jwks.json` gave them
+    rims: tuple[bytes, ...] = ()  # golden measurements: swidtag files
+    ocsp: tuple[bytes, ...] = ()  # DER OCSP responses for the chains' certificates
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuClaims:
+    """What was proven of the GPUs."""
+
+    lines: tuple[str, ...]  # one a GPU
+    genuine: bool  # every chain ends in NVIDIA's own root
+    checked: tuple[str, ...]
+    unchecked: tuple[str, ...]
+    until: Instant | None = None
+
+    def describe(self) -> str:
+        text = "; ".join((f"{len(self.lines)} GPUs", *self.checked))
+        return text + (f"; not checked: {', '.join(self.unchecked)}" if self.unchecked else "")
+
+
+NO_GPUS: Final = GpuClaims(lines=(), genuine=True, checked=(), unchecked=())
+
+
+def check_gpu(
+    bundle: EvidenceBundle, keyset: Keyset, policy: AppraisalPolicy, *, required: bool, now: Instant
+) -> Found[GpuClaims]:
+    """Step 9 of a bundle."""
     evidence = bundle.gpu_evidence
     if (None if evidence is None else sha256(evidence)) != keyset.gpu_evidence:
         raise Refused("the GPU evidence is not the one the keyset names")
     if evidence is None:
         if required:
             raise Refused("this image can open a GPU, and there is no GPU evidence")
-        return Found((), "this image cannot open a GPU", Status.NOT_APPLICABLE)
-    gpus = verify_gpu_evidence(evidence, nonce=gpu_nonce(keyset), root=NVIDIA_ROOT, now=now)
-    return Found(gpus, f"{len(gpus)} GPUs, nonce bound to the keyset; not checked: revocation, golden measurements")
+        return Found(NO_GPUS, "this image cannot open a GPU", Status.NOT_APPLICABLE)
+    nonce = gpu_nonce(keyset)
+    gpus = appraise_gpus(evidence, nonce, policy, now, GpuEndorsements(), bound="nonce bound to the keyset")
+    return Found(gpus, gpus.describe())
+
+
+def appraise_gpus(
+    evidence: bytes, nonce: bytes, policy: AppraisalPolicy, now: Instant, at_hand: GpuEndorsements, *, bound: str
+) -> GpuClaims:
+    """Everything that can be said of this evidence with what is at hand. Raises the step's refusal."""
+    reports = _verified(parse_gpu_evidence(evidence), nonce, policy.gpu_roots, now)
+    findings = (
+        ocsp.check_chains(tuple(report.chain for report in reports), at_hand.ocsp, now),
+        rim.check_measurements(tuple(report.runtime() for report in reports), at_hand.rims, now),
+        nras.check_tokens(
+            at_hand.tokens, at_hand.jwks, policy.token_roots, now, nonce=nonce, serials=_serials(reports)
+        ),
+    )
+    return GpuClaims(
+        lines=tuple(report.describe() for report in reports),
+        genuine=all(der(report.chain[-1]) == NVIDIA_ROOT for report in reports),
+        checked=(bound, *(one.detail for one in findings if one.done)),
+        unchecked=tuple(one.detail for one in findings if not one.done),
+        until=min((one.until for one in findings if one.until is not None), default=None),
+    )
+
+
+def _serials(reports: tuple[GpuReport, ...]) -> frozenset[int]:
+    return frozenset(report.chain[0].serial_number for report in reports)
+
+
+def _verified(
+    reports: tuple[GpuReport, ...], nonce: bytes, roots: tuple[bytes, ...], now: Instant
+) -> tuple[GpuReport, ...]:
+    if len({der(report.chain[0]) for report in reports}) != len(reports):
+        raise Refused("one GPU answers twice")
+    for report in reports:
+        if der(report.chain[-1]) not in roots:
+            raise Refused("a GPU's certificate chain does not end in NVIDIA's root")
+        check_chain(report.chain, "a GPU", now)
+        _check_report(report, nonce)
+    return reports
 
 
 def verify_gpu_evidence(evidence: bytes, *, nonce: bytes, root: bytes, now: Instant) -> tuple[str, ...]:
-    """Verify every GPU's report and chain. Raises `MalformedMessage` or the step's refusal."""
-    reports = parse_gpu_evidence(evidence)
-    if len({report.leaf for report in reports}) != len(reports):
-        raise Refused("one GPU answers twice")
-    for report in reports:
-        _check_chain(report.chain, root, now)
-        _check_report(report, nonce)
+    """Only the reports and their chains, under one root: a line a GPU."""
+    reports = _verified(parse_gpu_evidence(evidence), nonce, (root,), now)
     return tuple(report.describe() for report in reports)
 
 
@@ -75,11 +138,20 @@ class GpuReport:
     signature: bytes
     driver: str
     vbios: str
-    chain: tuple[x509.Certificate, ...]  # leaf first
+    fields: dict[int, bytes] = field(repr=False)  # opaque ones, by number
+    measurements: dict[int, bytes] = field(repr=False)  # by SPDM index
+    chain: Chain  # leaf first
 
-    @property
-    def leaf(self) -> bytes:
-        return self.chain[0].public_bytes(Encoding.DER)
+    def runtime(self) -> rim.Runtime:
+        """What the golden measurements are compared with."""
+        sku = tuple(_text(self.fields.get(number, b"")) for number in (_PROJECT, _PROJECT_SKU, _CHIP_SKU))
+        return rim.Runtime(
+            driver=self.driver,
+            vbios=self.vbios,
+            board="_".join(sku),
+            nvdec_disabled=self.fields.get(_NVDEC0) == _DISABLED,
+            measurements=self.measurements,
+        )
 
     def describe(self) -> str:
         name = self.chain[1].subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
@@ -108,17 +180,14 @@ def _bytes(entry: Any, field: str) -> bytes:
         raise _malformed(f"{field} is not base64") from None
 
 
-def _chain(pem: bytes) -> tuple[x509.Certificate, ...]:
-    try:
-        chain = tuple(x509.load_pem_x509_certificates(pem))
-    except (ValueError, TypeError, x509.InvalidVersion):
-        raise _malformed("unreadable certificate chain") from None
-    if not 2 <= len(chain) <= MAX_CHAIN:
-        raise _malformed(f"a chain of {len(chain)} certificates")
+def _chain(pem: bytes) -> Chain:
+    chain = load_pem_chain(pem, "GPU evidence", longest=MAX_CHAIN)
+    if len(chain) < 2:
+        raise _malformed("a chain of 1 certificates")
     return chain
 
 
-def _report(raw: bytes, chain: tuple[x509.Certificate, ...]) -> GpuReport:
+def _report(raw: bytes, chain: Chain) -> GpuReport:
     """SPDM 1.1 GET_MEASUREMENTS request and its response (DSP0274 section 10.11), as one byte string."""
     try:
         if raw[1] != _GET_MEASUREMENTS or raw[_REQUEST + 1] != _MEASUREMENTS:
@@ -136,9 +205,30 @@ def _report(raw: bytes, chain: tuple[x509.Certificate, ...]) -> GpuReport:
         signed=raw[:end],
         signature=raw[end:],
         driver=_text(fields.get(_DRIVER, b"")),
-        vbios=fields.get(_VBIOS, b"").hex()[:32],
+        vbios=_vbios_version(fields.get(_VBIOS, b"")),
+        fields=fields,
+        measurements=_measurements(raw[_REQUEST + 4], raw[_REQUEST + 8 : position - 32]),
         chain=chain,
     )
+
+
+def _measurements(count: int, record: bytes) -> dict[int, bytes]:
+    """DMTF measurement blocks: index, specification, size, type, value size, value."""
+    found: dict[int, bytes] = {}
+    position = 0
+    while position + 7 <= len(record):
+        index, (size,) = record[position], struct.unpack_from("<H", record, position + 2)
+        (length,) = struct.unpack_from("<H", record, position + 5)
+        found[index] = record[position + 7 : position + 7 + length]
+        position += 4 + size
+    if position != len(record) or len(found) != count:
+        raise _malformed("measurement blocks that do not fill their record")
+    return found
+
+
+def _vbios_version(value: bytes) -> str:
+    """NVIDIA's spelling: 96.00.CF.00.02 of 00 CF 00 96 02."""
+    return ".".join(f"{byte:02X}" for byte in (*value[3::-1], *value[4:5])) if len(value) >= 5 else value.hex()[:32]
 
 
 def _opaque(data: bytes) -> dict[int, bytes]:
@@ -163,31 +253,17 @@ def _malformed(what: str) -> MalformedMessage:
 # CHAIN
 
 
-def _check_chain(chain: tuple[x509.Certificate, ...], root: bytes, now: Instant) -> None:
-    if chain[-1].public_bytes(Encoding.DER) != root:
-        raise Refused("a GPU's certificate chain does not end in NVIDIA's root")
-    moment = dt.datetime.fromtimestamp(now.seconds, tz=dt.UTC)
-    downwards = chain[::-1]  # so that nothing is read from a certificate whose issuer was not verified
-    for certificate, issuer in zip(downwards, (downwards[0], *downwards), strict=False):
-        try:
-            certificate.verify_directly_issued_by(issuer)
-            may_issue = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-        except (InvalidSignature, UnsupportedAlgorithm, x509.ExtensionNotFound, ValueError, TypeError):
-            raise Refused("a GPU's certificate is not issued by the one above it") from None
-        if not may_issue:
-            raise Refused("a GPU's certificate is issued by one that may not issue")
-        if not certificate.not_valid_before_utc <= moment <= certificate.not_valid_after_utc:
-            raise Refused("a GPU's certificate is out of date")
-
-
 def _check_report(report: GpuReport, nonce: bytes) -> None:
     if report.nonce != nonce:
-        raise Refused("a GPU's evidence answers another nonce than this keyset's")
-    key = report.chain[0].public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
-        raise Refused("a GPU's key is not on P-384")
+        raise Refused("a GPU's evidence answers another nonce than the one asked")
     r, s = (int.from_bytes(half, "big") for half in (report.signature[:48], report.signature[48:]))
-    try:
-        key.verify(encode_dss_signature(r, s), report.signed, ec.ECDSA(hashes.SHA384()))
-    except InvalidSignature:
-        raise Refused("a GPU's signature over its measurements does not verify") from None
+    check_p384(report.chain[0], r, s, report.signed, "a GPU's signature over its measurements")
+    _check_firmware(report)
+
+
+def _check_firmware(report: GpuReport) -> None:
+    """The key was made for the firmware that now reports, where both name it."""
+    said = report.fields.get(_FWID, b"")
+    named = [extension.value for extension in report.chain[0].extensions if extension.oid == _DICE_TCB]
+    if said and any(isinstance(one, x509.UnrecognizedExtension) and said not in one.value for one in named):
+        raise Refused("a GPU's firmware is not the one its key was certified for")

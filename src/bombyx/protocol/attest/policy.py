@@ -12,14 +12,18 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from bombyx.errors import ConfigError
-from bombyx.protocol.attest.roots import INTEL_ROOT, TrustClass, trust_class_of
+from bombyx.protocol.attest.roots import INTEL_ROOT, NVIDIA_ROOT, TrustClass, trust_class_of
+from bombyx.protocol.attest.roots_amd import AMD_ROOTS
 from bombyx.protocol.primitives import Digest
 
 MAX_KEYSET_LIFE: Final = 7200  # seconds from its beacon; the protocol's cap, no policy raises it
 CLOCK_SKEW: Final = 60  # seconds a beacon or a start may lie ahead of our clock
-_MEASUREMENT_SIZES: Final = dict.fromkeys(
-    ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "mr_config_id", "mr_owner", "mr_owner_config"), 48
-)  # bytes of SHA-384
+_MEASUREMENT_SIZES: Final = {
+    **dict.fromkeys(("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "mr_config_id", "mr_owner", "mr_owner_config"), 48),
+    **dict.fromkeys(("measurement", "id_key_digest", "author_key_digest"), 48),  # SEV-SNP
+    **dict.fromkeys(("mrenclave", "mrsigner", "host_data"), 32),  # SGX; SEV-SNP's host data
+    **dict.fromkeys(("isv_prod_id", "isv_svn"), 2),
+}  # bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,10 +33,18 @@ class TrustedRoot:
     name: str
     certificate: bytes  # DER
     tcb_statuses: frozenset[str] = frozenset({"UpToDate"})
+    minimum_tcb: tuple[tuple[str, int], ...] = ()  # AMD only: least firmware levels that count as UpToDate
 
     @property
     def trust_class(self) -> TrustClass:
-        return trust_class_of(self.certificate)
+        """The best class it can give: one root may vouch for two technologies."""
+        found = [trust_class_of(self.certificate, technology) for technology in ("tdx", "snp", "sgx")]
+        return next((one for one in found if one is not TrustClass.SIMULATED), TrustClass.SIMULATED)
+
+
+def amd_root(family: str, minimum_tcb: tuple[tuple[str, int], ...]) -> TrustedRoot:
+    """AMD's for one processor family, with the least firmware levels accepted."""
+    return TrustedRoot(name=f"amd-{family}", certificate=AMD_ROOTS[family], minimum_tcb=minimum_tcb)
 
 
 def intel_root(tcb_statuses: frozenset[str] = frozenset({"UpToDate"})) -> TrustedRoot:
@@ -45,7 +57,7 @@ class ReferenceValue:
     """One known-good image: every value named here must be found in the evidence (RFC 9334 Reference Value)."""
 
     name: str
-    trust_class: TrustClass  # of the root it counts under: tdx, snp or simulated
+    trust_class: TrustClass  # of the root it counts under: tdx, snp, sgx or simulated
     compose_hash: Digest | None = None
     measurements: tuple[tuple[str, bytes], ...] = ()  # mrtd, rtmr0 .. rtmr2, ...
     gpu: bool = False  # this image can open a GPU: GPU evidence is then required
@@ -57,9 +69,9 @@ class ReferenceValue:
             )
         for name, value in self.measurements:
             if _MEASUREMENT_SIZES.get(name) != len(value):
-                known = ", ".join(_MEASUREMENT_SIZES)
+                known = ", ".join(f"{key} ({size})" for key, size in _MEASUREMENT_SIZES.items())
                 raise ConfigError(
-                    f"Reference Value {self.name!r}: {name} has {len(value)} bytes; known, of 48 bytes each: {known}",
+                    f"Reference Value {self.name!r}: {name} has {len(value)} bytes; known: {known}",
                     rule="ATT-10",
                 )
 
@@ -75,6 +87,9 @@ class AppraisalPolicy:
         None  # digests of ModelManifests; None: any model, as the client asks by digest anyway
     )
     require_gpu: bool = False
+    gpu_roots: tuple[bytes, ...] = (NVIDIA_ROOT,)  # DER; one that is not NVIDIA's makes everything `simulated`
+    token_roots: tuple[bytes, ...] = ()  # DER of authorities whose attestation tokens count; none: no token counts
+    require_nonce: bool = True  # evidence that carries a nonce must answer the one we asked
     require_chain: bool = (
         True  # registry and beacon must be confirmed by a chain we trust; offline they are `not checked`
     )
@@ -89,6 +104,9 @@ class AppraisalPolicy:
             reference_values=_joined(self.reference_values, other.reference_values),
             models=_joined_models(self.models, other.models),
             require_gpu=self.require_gpu or other.require_gpu,
+            gpu_roots=_joined(self.gpu_roots, other.gpu_roots),
+            token_roots=_joined(self.token_roots, other.token_roots),
+            require_nonce=self.require_nonce or other.require_nonce,
             require_chain=self.require_chain or other.require_chain,
             max_beacon_age=min(self.max_beacon_age, other.max_beacon_age),
         )

@@ -5,7 +5,7 @@
     require_chain = true
     [[root]]
     name = "development"
-    certificate = "base64 of the DER certificate; \"intel\" for Intel's"
+    certificate = "base64 of the DER certificate, or intel, amd-milan, amd-genoa, amd-turin"
     tcb_statuses = ["UpToDate"]
     [[reference_value]]
     name = "worker image"
@@ -25,12 +25,30 @@ from typing import Any, Final
 
 from bombyx.errors import ConfigError
 from bombyx.protocol.attest.policy import AppraisalPolicy, ReferenceValue, TrustedRoot
-from bombyx.protocol.attest.roots import INTEL_ROOT, TrustClass
+from bombyx.protocol.attest.roots import INTEL_ROOT, NVIDIA_ROOT, NVIDIA_TOKEN_AUTHORITY, TrustClass
+from bombyx.protocol.attest.roots_amd import AMD_ROOTS
 from bombyx.protocol.primitives import Digest
 
 MAX_POLICY: Final = 262_144  # characters
-_TOP: Final = {"trust_classes", "models", "require_gpu", "require_chain", "max_beacon_age", "root", "reference_value"}
-_ROOT: Final = {"name", "certificate", "tcb_statuses"}
+_TOP: Final = {
+    "trust_classes",
+    "models",
+    "require_gpu",
+    "gpu_roots",
+    "token_roots",
+    "require_nonce",
+    "require_chain",
+    "max_beacon_age",
+    "root",
+    "reference_value",
+}
+_ROOT: Final = {"name", "certificate", "tcb_statuses", "minimum_tcb"}
+_NAMED: Final = {  # certificates that need not be spelt out
+    "intel": INTEL_ROOT,
+    **{f"amd-{family}": root for family, root in AMD_ROOTS.items()},
+    "nvidia": NVIDIA_ROOT,
+    "nvidia-nras": NVIDIA_TOKEN_AUTHORITY,
+}
 _REFERENCE: Final = {"name", "trust_class", "compose_hash", "measurements", "gpu"}
 
 
@@ -52,6 +70,9 @@ def policy_from_toml(text: str) -> AppraisalPolicy:
         reference_values=tuple(_reference(entry) for entry in _tables(table, "reference_value")),
         models=models,
         require_gpu=_typed(table, "require_gpu", bool, False, "policy"),
+        gpu_roots=_certificates({"gpu_roots": ["nvidia"], **table}, "gpu_roots"),
+        token_roots=_certificates(table, "token_roots"),
+        require_nonce=_typed(table, "require_nonce", bool, True, "policy"),
         require_chain=_typed(table, "require_chain", bool, True, "policy"),
         max_beacon_age=_typed(table, "max_beacon_age", int, 7200, "policy"),
     )
@@ -63,9 +84,31 @@ def _root(entry: dict[str, Any]) -> TrustedRoot:
     certificate = _typed(entry, "certificate", str, None, f"root {name!r}")
     return TrustedRoot(
         name=name,
-        certificate=INTEL_ROOT if certificate == "intel" else _base64(certificate, f"root {name!r}: certificate"),
+        certificate=_certificate(certificate, f"root {name!r}: certificate"),
         tcb_statuses=frozenset(_strings({"tcb_statuses": ["UpToDate"], **entry}, "tcb_statuses", f"root {name!r}")),
+        minimum_tcb=_levels(_typed(entry, "minimum_tcb", dict, {}, f"root {name!r}"), f"root {name!r}"),
     )
+
+
+def _levels(table: dict[str, Any], where: str) -> tuple[tuple[str, int], ...]:
+    for name in table:
+        if name not in ("fmc", "bootloader", "tee", "snp", "microcode"):
+            raise ConfigError(f"{where}: no firmware level {name!r}", rule="ATT-10")
+        _typed(table, name, int, None, where)
+    return tuple(sorted(table.items()))
+
+
+def _certificates(table: dict[str, Any], key: str) -> tuple[bytes, ...]:
+    return tuple(_certificate(value, key) for value in _strings(table, key, "policy"))
+
+
+def _certificate(value: str, where: str) -> bytes:
+    return _NAMED[value] if value in _NAMED else _base64(value, where)
+
+
+def _spelt(certificate: bytes) -> str:
+    named = {known: name for name, known in _NAMED.items()}
+    return named.get(certificate) or base64.b64encode(certificate).decode()
 
 
 def _reference(entry: dict[str, Any]) -> ReferenceValue:
@@ -91,12 +134,20 @@ def policy_to_toml(policy: AppraisalPolicy) -> str:
         f"require_chain = {str(policy.require_chain).lower()}",
         f"max_beacon_age = {policy.max_beacon_age}",
     ]
+    if policy.gpu_roots != (NVIDIA_ROOT,):
+        lines.append(f"gpu_roots = {_quoted([_spelt(root) for root in policy.gpu_roots])}")
+    if policy.token_roots:
+        lines.append(f"token_roots = {_quoted([_spelt(root) for root in policy.token_roots])}")
+    if not policy.require_nonce:
+        lines.append("require_nonce = false")
     if policy.models is not None:
         lines.append(f"models = {_quoted(sorted(model.hex() for model in policy.models))}")
     for root in policy.roots:
-        certificate = "intel" if root.certificate == INTEL_ROOT else base64.b64encode(root.certificate).decode()
-        lines += ["", "[[root]]", f"name = {_quoted(root.name)}", f"certificate = {_quoted(certificate)}"]
+        lines += ["", "[[root]]", f"name = {_quoted(root.name)}", f"certificate = {_quoted(_spelt(root.certificate))}"]
         lines.append(f"tcb_statuses = {_quoted(sorted(root.tcb_statuses))}")
+        if root.minimum_tcb:
+            levels = ", ".join(f"{name} = {level}" for name, level in root.minimum_tcb)
+            lines.append(f"minimum_tcb = {{ {levels} }}")
     for value in policy.reference_values:
         lines += ["", "[[reference_value]]", *_reference_lines(value)]
     return "\n".join(lines) + "\n"
