@@ -3,6 +3,8 @@
 
 Not here: reading (`http_server.py`), and any decision about what to answer (roles).
 
+What is written in one turn of the event loop leaves in one system call.
+
 Always: an answer begun with `start` ends with the terminating chunk only if `end` was called; `abort` leaves it out, so
 the other side sees a truncated answer (RFC 9112 section 8). A header value never holds a line break.
 """
@@ -71,6 +73,7 @@ class Exchange:
         "_connection",
         "_ended",
         "_head_only",
+        "_pending",
         "_waiters",
         "disconnected",
         "keep_alive",
@@ -92,6 +95,7 @@ class Exchange:
         self._head_only = request.method == "HEAD"
         self._ended = False
         self._waiters: list[asyncio.Future[None]] | None = None
+        self._pending: list[bytes] = []
 
     @property
     def paused(self) -> bool:
@@ -111,11 +115,11 @@ class Exchange:
             if not self._chunked:  # HTTP/1.0: the end of the connection is the end of the body
                 self.keep_alive = False
             framing = b"transfer-encoding: chunked\r\n" if self._chunked else b""
-            self._connection.transport.write(self._head(status, headers, framing))
+            self._put(self._head(status, headers, framing))
 
     def write(self, data: bytes) -> None:
         if data and self._open():
-            self._connection.transport.write(self._framed(data))
+            self._put(self._framed(data))
 
     def end(self, data: bytes = b"") -> None:
         """The answer is whole."""
@@ -124,8 +128,8 @@ class Exchange:
         last = self._framed(data) if data and not self._head_only else b""
         if self._chunked and not self._head_only:
             last += b"0\r\n\r\n"
-        if last:
-            self._connection.transport.write(last)
+        self._pending.append(last)
+        self._flush()
         self._finish()
 
     def abort(self) -> None:
@@ -136,6 +140,7 @@ class Exchange:
 
     async def drain(self) -> None:
         """Return when the other side has caught up, or is gone."""
+        self._flush()
         if self.paused and not self.disconnected:
             waiter = asyncio.get_running_loop().create_future()
             if self._waiters is None:
@@ -156,6 +161,17 @@ class Exchange:
         callback, self.on_disconnect, self.on_resume = self.on_disconnect, None, None
         if callback is not None and not self._ended:
             callback()
+
+    def _put(self, data: bytes) -> None:
+        if not self._pending:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._pending.append(data)
+
+    def _flush(self) -> None:
+        if self._pending:
+            waiting, self._pending = self._pending, []
+            if not self.disconnected:
+                self._connection.transport.write(waiting[0] if len(waiting) == 1 else b"".join(waiting))
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, None

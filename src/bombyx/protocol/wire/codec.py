@@ -15,7 +15,7 @@ import enum
 import functools
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Final, Self, Union, cast, get_args, get_origin, get_type_hints
 
 import cbor2
 
@@ -25,6 +25,7 @@ from bombyx.protocol.primitives import Digest, sha256
 MAX_MESSAGE = 1 << 20  # bytes; the largest message (an Evidence bundle with endorsements) is about 60 kB
 MAX_ITEMS = 1 << 18  # elements of one list; output ids of a long answer. What bounds memory is MAX_SIZE, a byte an item
 
+_AS_IS: Final = frozenset({bytes, str, int, bool, types.NoneType})  # what needs no look: the encoder is a hot path
 Converter = Callable[[Any], Any]
 
 
@@ -77,10 +78,18 @@ def _loads(name: str, data: bytes) -> Any:
 
 
 def _fields_of(message: Any) -> dict[str, Any]:
-    return {f.name: _plain(getattr(message, f.name)) for f in dataclasses.fields(message)}
+    names = _names(type(message))  # type: ignore[arg-type]  # mypy: a class is not seen as hashable
+    return {name: _plain(getattr(message, name)) for name in names}
+
+
+@functools.cache
+def _names(cls: type[Any]) -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(cls))
 
 
 def _plain(value: Any) -> Any:
+    if type(value) in _AS_IS:
+        return value
     if isinstance(value, Message):
         return cbor2.CBORTag(value.TAG, _fields_of(value))
     if isinstance(value, bytes):
