@@ -98,12 +98,14 @@ class Channel(RuleBasedStateMachine):
         self.caps[name] = max(cap, self.caps.get(name, 0))
         return self._sent(name, payment)
 
-    @rule(target=payments, name=names, cap=caps, strict=st.sampled_from([False, False, True]))
-    def ask(self, name: int, cap: int, strict: bool) -> Any:
-        """The straight way: authorised, sent, received; the payment stays for somebody to replay."""
+    @rule(target=payments, name=names, cap=caps, strict=st.sampled_from([False, False, True]), served=st.booleans())
+    def ask(self, name: int, cap: int, strict: bool, served: bool) -> Any:
+        """The straight way: authorised, sent, received, perhaps served; the payment stays for somebody to replay."""
         sent = self.authorize_strictly(name, cap) if strict else self.authorize(name, cap)
         if isinstance(sent, tuple):
             self.receive(sent)
+            if served:
+                self._settle(_rid(name), 70)
         return sent
 
     @rule(name=names, cap=caps, more=st.integers(-50, 2_000), ahead=st.integers(-300, 3), strict=st.booleans())
@@ -130,6 +132,7 @@ class Channel(RuleBasedStateMachine):
             payment = dataclasses.replace(made, cap=cap, voucher=voucher, counter=counter, mac=tag)
         self.caps[name] = max(cap, self.caps.get(name, 0))
         self.receive((name, payment, self.serial + 1))
+        self._settle(_rid(name), 100)  # it gets all it asked for, if it was let in
 
     @rule()
     def rotate_the_session(self) -> None:
@@ -220,9 +223,14 @@ class Channel(RuleBasedStateMachine):
     def settle(self, pick: int, share: int) -> None:
         reserved = self.town.book.channel(self.town.channel).reserved
         for request_id in _one(reserved, pick):
-            charge = reserved[request_id] * share // 100
-            self.served[int.from_bytes(request_id)] = self.town.settle(int.from_bytes(request_id), charge)
-        self.town.save()
+            self._settle(request_id, share)
+
+    def _settle(self, request_id: RequestId, share: int) -> None:
+        reserved = self.town.book.channel(self.town.channel).reserved
+        if request_id in reserved:
+            name = int.from_bytes(request_id)
+            self.served[name] = self.town.settle(name, reserved[request_id] * share // 100)
+            self.town.save()
 
     @rule(pick=picks, charge=caps)
     def settle_again(self, pick: int, charge: int) -> None:

@@ -313,9 +313,10 @@ class PayerChannel:
         if in_flight or self.in_flight:
             return
         self.disputed = max(self.disputed, charged_total - self.agreed)
-        for request_id in list(self._open):
-            del self._open[request_id]
+        for request_id, entry in self._open.items():
             self._journal.put(r.RESERVED, self.id, None, request_id)
+            self._finished.add(request_id, entry.agreed)  # closed: never authorised, and never agreed to, again
+        self._open.clear()
         self._save()
 
     def freeze(self, reason: str, *, evidence: Digest | None = None) -> None:
