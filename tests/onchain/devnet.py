@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A development node for tests that does not keep them waiting: a block a second, and one at once for every transaction.
+"""A development node for tests, which does not keep them waiting: a block a second, and one for every transaction.
 
 Blocks are asked for (`evm_mine`), never automatic: anvil's automine loses wake-ups.
 """

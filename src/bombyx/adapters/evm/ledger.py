@@ -2,9 +2,9 @@
 """`ports.Ledger` on an EVM chain: our contracts, called by signed transactions, read in one round trip each.
 
 Always: a change returns once it is mined (and `reorg_depth` blocks deep); a revert is `PaymentError` with the
-contract's own word for it; a node that is gone, late or talks rubbish is `Unavailable`, and then nothing is known of the change
-but what the chain shows later. Changes are safe to try again: claims are cumulative, refunds numbered, lines replaced;
-a deposit made twice is more money in one's own channel.
+contract's own word for it; a node that is gone, late or talks rubbish is `Unavailable`, and then nothing is known of
+the change but what the chain shows later. Changes are safe to try again: claims are cumulative, refunds numbered,
+lines replaced; a deposit made twice is more money in one's own channel.
 """
 
 from __future__ import annotations

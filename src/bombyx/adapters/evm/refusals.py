@@ -9,14 +9,43 @@ from bombyx.adapters.evm.abi import Reader, selector
 from bombyx.adapters.evm.rpc import RpcError
 from bombyx.errors import BombyxError, PaymentError, Peer, Unavailable
 
-_NAMES: Final = """
-    InvalidChannel ZeroDeposit DepositOverflow InvalidSignature NotReceiverAuthorizer NotAuthorizedToClaim
-    NotAuthorizedToRefund ClaimExceedsCeiling ClaimExceedsBalance WithdrawalAlreadyPending WithdrawalNotPending
-    NotAuthorizedToFinalizeWithdraw WithdrawDelayNotElapsed NothingToWithdraw WithdrawAmountExceedsAvailable
-    WithdrawDelayOutOfRange EmptyBatch DepositCollectionFailed InvalidCollector InvalidRefundNonce ZeroRefund
-    OnlySettlement OnlyPayer NotAnnounced UnknownRole RoleIsKept NotRegistered OnlyStakeManager OtherAVS
-    UnknownKind AlreadyListed NotListed DelayTooLong
-""".split()  # BatchSettlement as x402 names them; then collectors, registry, Reference Values
+_NAMES: Final = (
+    # BatchSettlement, as x402 names them
+    "InvalidChannel",
+    "ZeroDeposit",
+    "DepositOverflow",
+    "InvalidSignature",
+    "NotReceiverAuthorizer",
+    "NotAuthorizedToClaim",
+    "NotAuthorizedToRefund",
+    "ClaimExceedsCeiling",
+    "ClaimExceedsBalance",
+    "WithdrawalAlreadyPending",
+    "WithdrawalNotPending",
+    "NotAuthorizedToFinalizeWithdraw",
+    "WithdrawDelayNotElapsed",
+    "NothingToWithdraw",
+    "WithdrawAmountExceedsAvailable",
+    "WithdrawDelayOutOfRange",
+    "EmptyBatch",
+    "DepositCollectionFailed",
+    "InvalidCollector",
+    "InvalidRefundNonce",
+    "ZeroRefund",
+    # collectors, registry, Reference Values
+    "OnlySettlement",
+    "OnlyPayer",
+    "NotAnnounced",
+    "UnknownRole",
+    "RoleIsKept",
+    "NotRegistered",
+    "OnlyStakeManager",
+    "OtherAVS",
+    "UnknownKind",
+    "AlreadyListed",
+    "NotListed",
+    "DelayTooLong",
+)
 CUSTOM_ERRORS: Final = {selector(f"{name}()"): name for name in _NAMES}
 _ERROR_STRING: Final = selector("Error(string)")
 _FUNDS: Final = ("insufficient funds", "gas required exceeds allowance")
