@@ -52,7 +52,7 @@ class Outcome(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt(Message):
-    """Fields as in the EIP-712 struct; instants in ms; `previous`: digest of this request's last checkpoint, or zero."""
+    """Fields as in the EIP-712 struct; instants in ms; `previous`: digest of this answer's last checkpoint, or zero."""
 
     TAG: ClassVar[int] = 27007
     MAX_SIZE: ClassVar[int] = 2048
