@@ -28,11 +28,12 @@ from bombyx.errors import (
 )
 from bombyx.ports import Clock
 from bombyx.protocol.market import Contender, WorkerStats, choose
+from bombyx.protocol.pay.price import price_of
 from bombyx.protocol.pay.receipts import Expectation
 from bombyx.protocol.pay.trail import ReceiptTrail
 from bombyx.protocol.primitives import Digest
 from bombyx.protocol.seal import Randomness, payload_hash, request_hash
-from bombyx.protocol.wire.receipt import Outcome, SignedReceipt
+from bombyx.protocol.wire.receipt import Outcome
 from bombyx.protocol.wire.records import Record, Settlement, WorkerRequest, write_record
 from bombyx.protocol.wire.request import Payment
 from bombyx.roles.proxy.accounts import Accounts
@@ -161,9 +162,9 @@ class Dispatcher:
         channel = chosen.seat.account.channel.id
         bps, reservation = job.meta.commission_bps, job.reservation
 
-        def on_receipt(signed: SignedReceipt) -> None:
+        def on_receipt(receipt: bytes) -> None:
             view.receipts += 1
-            self._settler.keep(reservation, bps, channel, signed)
+            self._settler.keep(reservation, bps, channel, receipt)
 
         return link.open(
             lambda number: Stream(
@@ -180,10 +181,13 @@ class Dispatcher:
 
     def _expectation(self, job: Job, chosen: Contestant) -> Expectation:
         meta, seat = job.meta, chosen.seat
-        return Expectation.of(
-            seat.sheet,
+        return Expectation(
             domain=self._domain,
             receipt_address=seat.result.keyset.receipt_address,
+            operator=seat.worker.operator,
+            price_sheet=seat.sheet_digest,  # `Expectation.of` would encode the sheet again for each request
+            price=price_of(seat.sheet, meta.model),
+            grain=seat.sheet.grain,
             request_id=meta.request_id,
             request_hash=request_hash(
                 job.envelope.meta_bytes, job.envelope.wrap_of(meta, chosen.candidate), job.envelope.body

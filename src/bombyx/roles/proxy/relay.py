@@ -31,7 +31,7 @@ HEADERS: Final = {
     "x-accel-buffering": "no",
 }
 
-OnReceipt = Callable[[SignedReceipt], None]
+OnReceipt = Callable[[bytes], None]
 Observer = Callable[[str, bytes], None]
 
 
@@ -91,7 +91,7 @@ class Stream:
         self.observer = observer
         self._link = link
         self._exchange = exchange
-        self._head = write_record(Record.HEAD, ResponseHead(candidate=candidate).encode())
+        self._head = _head_record(candidate)
         self._out: list[bytes] = []
         self._window = self._credit = window
         self._owed = 0
@@ -125,12 +125,11 @@ class Stream:
 
     def on_receipt(self, payload: bytes) -> None:
         try:
-            signed = SignedReceipt.decode(payload)
-            self.trail.receive(signed)
+            self.trail.receive(SignedReceipt.decode(payload))
         except PeerError as error:
             self._fail(error)
             return
-        self._on_receipt(signed)
+        self._on_receipt(payload)
         if self.observer is not None:
             self.observer("receipt", payload)
         if self.trail.frames:
@@ -233,3 +232,9 @@ _CLIENT_FAULTS: Final = frozenset({"malformed_message", "seal_error", "replayed"
 def _data_prefix(size: int) -> bytes:
     """Type and length of a DATA record; answers use a handful of sizes."""
     return bytes([Record.DATA]) + write_varint(size)
+
+
+@functools.lru_cache(maxsize=4096)
+def _head_record(candidate: Digest) -> bytes:
+    """The first record of an answer; a worker has two candidates an hour."""
+    return write_record(Record.HEAD, ResponseHead(candidate=candidate).encode())

@@ -35,10 +35,10 @@ class Settler:
         self._wallet = wallet
         self._scribe = scribe
 
-    def keep(self, reservation: Reservation, bps: int, worker_channel: Digest, signed: SignedReceipt) -> None:
-        """A receipt was checked: it goes to the store before anything is booked on it."""
+    def keep(self, reservation: Reservation, bps: int, worker_channel: Digest, receipt: bytes) -> None:
+        """A SignedReceipt was checked: it goes to the store before anything is booked on it."""
         key = reservation.channel + reservation.request_id
-        self._scribe.put(TABLE, [(key, _HEAD.pack(bps, worker_channel) + signed.encode())])
+        self._scribe.put(TABLE, [(key, _HEAD.pack(bps, worker_channel) + receipt)])
 
     async def settle(
         self, reservation: Reservation, bps: int, channel: PayerChannel, trail: ReceiptTrail
