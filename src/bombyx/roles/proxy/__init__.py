@@ -5,7 +5,7 @@ settings   what an operator may set            links      a worker's end of the 
 registry   what the chain says, cached         relay      one stream, the hot path: frames in, records out
 directory  offers and blobs, as published      dispatch   choice, attempts, failover, settlement
 accounts   clients' channels (we are paid)     admission  envelope, limits, payment: who may have a stream
-wallet     workers' channels (we pay)          http       routes and problems
+wallet     workers' channels (we pay)          front      routes and problems
 scribe     rows, committed in groups           view       what was seen of a request, for its owner to see
 metrics    counters, without content           runtime    the role: start, drain, stop, restart
 """

@@ -15,30 +15,26 @@ from typing import Final
 
 from bombyx.errors import (
     BombyxError,
-    BudgetExceeded,
     DeadlineExceeded,
-    KeyConfigError,
     LocalError,
-    NoWorkers,
     Peer,
     PeerError,
-    ReceiptError,
     StreamTruncated,
     Unavailable,
 )
 from bombyx.ports import Clock
-from bombyx.protocol.market import Contender, WorkerStats, choose
+from bombyx.protocol.market import Contender, choose
 from bombyx.protocol.pay.price import price_of
 from bombyx.protocol.pay.receipts import Expectation
 from bombyx.protocol.pay.trail import ReceiptTrail
 from bombyx.protocol.primitives import Digest
 from bombyx.protocol.seal import Randomness, payload_hash, request_hash
-from bombyx.protocol.wire.receipt import Outcome
 from bombyx.protocol.wire.records import Record, Settlement, WorkerRequest, write_record
 from bombyx.protocol.wire.request import Payment
 from bombyx.roles.proxy.accounts import Accounts
 from bombyx.roles.proxy.admission import Contestant, Job
 from bombyx.roles.proxy.metrics import Metrics
+from bombyx.roles.proxy.outcomes import Outcomes, told
 from bombyx.roles.proxy.relay import Refused, Stream
 from bombyx.roles.proxy.roster import Roster
 from bombyx.roles.proxy.settings import ProxySettings
@@ -69,11 +65,11 @@ class Dispatcher:
         observer: Observer | None = None,
     ) -> None:
         self._settings = settings
-        self._roster = roster
         self._accounts = accounts
         self._wallet = wallet
         self._settler = settler
         self._metrics = metrics
+        self._outcomes = Outcomes(roster, wallet, metrics, clock)
         self._domain = receipt_domain
         self._clock = clock
         self._randomness = randomness
@@ -109,7 +105,7 @@ class Dispatcher:
                 break
             if isinstance(reason, Refused) and reason.final:
                 break
-        raise _told(failure)
+        raise told(failure)
 
     # --- one attempt ---
 
@@ -133,7 +129,7 @@ class Dispatcher:
             self._metrics.attempts.labels("not sent").inc()
             return error
         sent_at = self._clock.monotonic()
-        self._note(chosen, chosen.seat.worker.stats.dispatched(sent_at))
+        self._outcomes.note(chosen, chosen.seat.worker.stats.dispatched(sent_at))
         request = WorkerRequest(payment=payment, meta=job.envelope.meta_bytes, wrap=wrap, body=job.envelope.body)
         reason = await self._first_frame(job, chosen, stream, request.encode(), view)
         if reason is None:
@@ -141,7 +137,7 @@ class Dispatcher:
             await self._answer(job, chosen, stream, view, sent_at)
             attempt["result"] = view.outcome
             return None
-        self._failed_to_start(job, chosen, stream, reason)
+        self._outcomes.did_not_start(job, chosen, stream, reason)
         attempt["result"] = reason.code
         return reason
 
@@ -232,11 +228,11 @@ class Dispatcher:
         load = chosen.seat.worker.load.share
         view.first_frame_seconds = first - job.arrived
         self._metrics.first_frame.observe(first - job.arrived)
-        self._note(chosen, chosen.seat.worker.stats.first_frame_seen(first, first - sent_at, load))
+        self._outcomes.note(chosen, chosen.seat.worker.stats.first_frame_seen(first, first - sent_at, load))
         failure = await self._end_of(job, stream)
         job.exchange.on_disconnect = job.exchange.on_resume = None
         seconds = self._clock.monotonic() - first
-        self._judge(chosen, stream, failure, seconds, load)
+        self._outcomes.judge(chosen, stream, failure, seconds, load)
         try:
             settlement = await self._settler.settle(
                 job.reservation, job.meta.commission_bps, chosen.seat.account.channel, stream.trail
@@ -245,7 +241,7 @@ class Dispatcher:
             job.exchange.abort()  # nothing is said to be booked that may not be
             raise
         self._say_end(job, failure, settlement)
-        self._describe(job, chosen, stream, view, failure, settlement)
+        self._outcomes.describe(job, chosen, stream, view, failure, settlement)
 
     async def _end_of(self, job: Job, stream: Stream) -> BombyxError | None:
         loop = asyncio.get_running_loop()
@@ -265,70 +261,6 @@ class Dispatcher:
         hint = b"" if failure is None else write_record(Record.HINT, json.dumps(failure.as_dict()).encode())
         job.exchange.end(hint + write_record(Record.END, settlement.encode()))
 
-    # --- books ---
-
-    def _judge(
-        self, chosen: Contestant, stream: Stream, failure: BombyxError | None, seconds: float, load: float
-    ) -> None:
-        """What this answer says of the worker. A client that left says nothing."""
-        now, stats = self._clock.monotonic(), chosen.seat.worker.stats
-        final = stream.trail.final
-        if failure is not None:
-            if isinstance(failure, ReceiptError):
-                self._metrics.receipts_bad.inc()
-            if not (isinstance(failure, PeerError) and failure.peer is Peer.CLIENT):
-                self._note(chosen, stats.failed(now))
-        elif final is not None and final.receipt.outcome is Outcome.FAILED:
-            self._note(chosen, stats.failed(now))
-        elif final is not None and final.receipt.outcome in (Outcome.COMPLETE, Outcome.REFUSED):
-            self._note(chosen, stats.finished(now, final.receipt.output_units, seconds, load))
-
-    def _failed_to_start(self, job: Job, chosen: Contestant, stream: Stream, reason: BombyxError) -> None:
-        """Nothing was delivered, so nothing is owed; whether the worker is to blame depends on its reason."""
-        self._wallet.release(chosen.seat.account.channel, job.meta.request_id)
-        client_left = isinstance(reason, PeerError) and reason.peer is Peer.CLIENT
-        blamed = reason.blames_worker if isinstance(reason, Refused) else not client_left
-        if blamed and not job.exchange.disconnected:
-            self._note(chosen, chosen.seat.worker.stats.failed(self._clock.monotonic()))
-        self._metrics.attempts.labels("refused" if isinstance(reason, Refused) else "failed").inc()
-        log.info(
-            "request %s: worker %s did not start: %s", job.meta.request_id, chosen.seat.worker.operator, reason.code
-        )
-
-    def _describe(
-        self,
-        job: Job,
-        chosen: Contestant,
-        stream: Stream,
-        view: ProxyView,
-        failure: BombyxError | None,
-        settlement: Settlement,
-    ) -> None:
-        final = stream.trail.final
-        view.outcome = final.receipt.outcome.name.lower() if failure is None and final else "truncated"
-        view.frames, view.frame_sizes, view.answer_bytes = stream.trail.frames, stream.sizes, stream.bytes
-        view.worker_charge, view.charge = settlement.worker_charge, settlement.charge
-        metrics = self._metrics
-        metrics.attempts.labels(view.outcome).inc()
-        metrics.frames.inc(stream.trail.frames)
-        metrics.answer_bytes.inc(stream.bytes)
-        metrics.charged.inc(settlement.charge)
-        metrics.paid.inc(settlement.worker_charge)
-        log.info(
-            "request %s: %s by %s (%s), %d frames, %d bytes, charge %d%s",
-            job.meta.request_id,
-            view.outcome,
-            chosen.seat.worker.operator,
-            view.why,
-            stream.trail.frames,
-            stream.bytes,
-            settlement.charge,
-            f", {failure}" if failure else "",
-        )
-
-    def _note(self, chosen: Contestant, stats: WorkerStats) -> None:
-        self._roster.note(chosen.seat.worker, stats)
-
     def _watch(self, job: Job) -> Callable[[str, bytes], None] | None:
         observer, request_id = self._observer, job.meta.request_id
         return None if observer is None else lambda what, data: observer(request_id, what, data)
@@ -337,25 +269,3 @@ class Dispatcher:
 def _contender(contestant: Contestant) -> Contender:
     worker = contestant.seat.worker
     return Contender(worker=contestant.candidate, price=contestant.worker_cap, load=worker.load, stats=worker.stats)
-
-
-def _told(failure: BombyxError) -> BombyxError:
-    """What a client may be told of the last candidate's failure: the proxy's own words, never the worker's text."""
-    if isinstance(failure, Refused):
-        if failure.code == KeyConfigError.code:
-            return KeyConfigError(
-                "the worker no longer holds the key this was sealed to", peer=Peer.CLIENT, rule="SEAL-10"
-            )
-        if failure.final:
-            refused = PeerError(f"the worker refused: {failure.code}", peer=Peer.CLIENT, rule="LINK-4")
-            refused.code = failure.code
-            refused.status = 409 if failure.code == "replayed" else 400
-            return refused
-        return NoWorkers(
-            f"no candidate could start: {failure.code}", retry_after=max(1.0, failure.retry_after), rule="LINK-4"
-        )
-    if isinstance(failure, DeadlineExceeded | NoWorkers | Unavailable):
-        return failure
-    if isinstance(failure, BudgetExceeded | LocalError):
-        return NoWorkers("this proxy cannot pay its workers at the moment", retry_after=5.0, rule="PAY-18")
-    return NoWorkers(f"no candidate could start: {failure.code}", retry_after=1.0, rule="LINK-4")
