@@ -7,5 +7,7 @@ directory  offers and blobs, as published      dispatch   choice, attempts, fail
 accounts   clients' channels (we are paid)     admission  envelope, limits, payment: who may have a stream
 wallet     workers' channels (we pay)          front      routes and problems
 scribe     rows, committed in groups           view       what was seen of a request, for its owner to see
+roster     linked workers and their keysets    outcomes   what an attempt says of its worker
+desk       who may link                        settlement both channels, at an end and after a crash
 metrics    counters, without content           runtime    the role: start, drain, stop, restart
 """
