@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from bombyx.errors import MalformedMessage
-from bombyx.protocol.attest import gpu, keyset, tdx
+from bombyx.protocol.attest import gpu, keyset
 from bombyx.protocol.attest.claims import BootClaims, Claims, QuoteClaims
-from bombyx.protocol.attest.events import Event, check_events, parse_event_log
+from bombyx.protocol.attest.events import Event, parse_event_log
 from bombyx.protocol.attest.keyset import RegisteredWorker
+from bombyx.protocol.attest.platforms import TECHNOLOGIES, check_boot, check_config_id, matching
 from bombyx.protocol.attest.policy import AppraisalPolicy, ReferenceValue
 from bombyx.protocol.attest.result import AttestationResult
 from bombyx.protocol.attest.roots import TrustClass
@@ -30,7 +31,8 @@ class _Evidence:
     bundle: EvidenceBundle
     digest: Digest
     keyset: Keyset
-    quote: tdx.TdxQuote
+    technology: Any
+    quote: Any  # of that technology
     events: tuple[Event, ...]
     collateral: Any
 
@@ -51,10 +53,10 @@ def appraise(
     """
     trail = Trail()
     evidence = trail.run(1, _read, bundle, endorsements)
-    chain = trail.run(2, tdx.check_chain, evidence.quote, evidence.collateral, policy, now)
-    endorsed = trail.run(3, tdx.check_endorsements, chain)
-    quoted = trail.run(4, tdx.check_attributes, chain, endorsed)
-    boot = trail.run(5, check_events, evidence.events, dict(quoted.measurements))
+    chain = trail.run(2, evidence.technology.check_chain, evidence.quote, evidence.collateral, policy, now)
+    endorsed = trail.run(3, evidence.technology.check_endorsements, chain)
+    quoted: QuoteClaims = trail.run(4, evidence.technology.check_attributes, chain, endorsed)
+    boot = trail.run(5, check_boot, quoted, evidence.events)
     reference = trail.run(6, _check_reference, evidence, quoted, boot, policy)
     manifests = trail.run(
         7, keyset.check_binding, evidence.bundle, evidence.keyset, quoted.report_data, registered, policy
@@ -78,7 +80,8 @@ def _read(bundle: EvidenceBundle | bytes, endorsements: bytes | None) -> Found[_
     """Step 1: everything parses, within its bounds."""
     raw = bundle.encode() if isinstance(bundle, EvidenceBundle) else bundle
     read = bundle if isinstance(bundle, EvidenceBundle) else EvidenceBundle.decode(bundle)
-    if read.technology != tdx.TECHNOLOGY:
+    technology = TECHNOLOGIES.get(read.technology)
+    if technology is None:
         raise MalformedMessage("evidence of a technology this version does not know", rule="ATT-6.1")
     vouchers = read.endorsements if endorsements is None else endorsements
     if not vouchers:
@@ -90,11 +93,12 @@ def _read(bundle: EvidenceBundle | bytes, endorsements: bytes | None) -> Found[_
         bundle=read,
         digest=sha256(raw),
         keyset=keys,
-        quote=tdx.parse_quote(read.quote),
+        technology=technology,
+        quote=technology.parse_quote(read.quote),
         events=parse_event_log(read.event_log),
-        collateral=tdx.parse_collateral(vouchers),
+        collateral=technology.parse_collateral(vouchers),
     )
-    return Found(evidence, f"{len(raw)} bytes, quote v{evidence.quote.version}")
+    return Found(evidence, f"{len(raw)} bytes, {read.technology} quote of {len(read.quote)}")
 
 
 def _check_reference(
@@ -103,23 +107,10 @@ def _check_reference(
     """Step 6: an image the policy names for this trust class, configured as its compose file says."""
     if boot.compose_hash is None or sha256(evidence.bundle.compose) != boot.compose_hash:
         raise Refused("the compose file in the bundle is not the one that was measured")
-    config = quoted.measurement("mr_config_id")
-    if config[:1] == b"\x01" and config[1:33] != boot.compose_hash:
-        raise Refused("mr_config_id is not the compose file's hash")
+    check_config_id(quoted, boot)
     if policy.models is not None and not set(evidence.keyset.models) <= policy.models:
         raise Refused("a model served is not one the policy names")
-    return _matching(quoted, boot, policy)
-
-
-def _matching(quoted: QuoteClaims, boot: BootClaims, policy: AppraisalPolicy) -> Found[ReferenceValue]:
-    for reference in policy.reference_values:
-        same_code = reference.compose_hash in (None, boot.compose_hash)
-        same_image = all(quoted.measurement(name) == value for name, value in reference.measurements)
-        if reference.trust_class is quoted.trust_class and same_code and same_image:
-            return Found(reference, f"Reference Value {reference.name!r}")
-    if not policy.reference_values:
-        raise Refused("the policy names no Reference Value: nothing passes")
-    raise Refused(f"compose hash {boot.compose_hash} with these measurements is no Reference Value of the policy")
+    return matching(quoted, boot, policy)
 
 
 def _check_gpu(

@@ -73,13 +73,13 @@ def parse_tokens(raw: bytes) -> tuple[str, dict[str, str]]:
     raise _malformed("tokens are not a detached EAT")
 
 
-def parse_jwks(raw: bytes) -> dict[str, Chain]:
-    """Certificate chains by key id (RFC 7517); keys without one are left out. Raises `MalformedMessage`."""
+def parse_jwks(raw: bytes) -> dict[str, list[Any]]:
+    """Encoded certificate chains by key id (RFC 7517); keys without one are left out. Raises `MalformedMessage`."""
     document = _json(raw, MAX_KEYS, "key set")
     entries = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(entries, list) or len(entries) > 256:
         raise _malformed("not a key set")
-    return {entry["kid"]: _certificates(entry["x5c"]) for entry in entries if _certified(entry)}
+    return {entry["kid"]: entry["x5c"] for entry in entries if _certified(entry)}
 
 
 def _certified(entry: Any) -> bool:
@@ -128,15 +128,16 @@ def _malformed(what: str) -> MalformedMessage:
 
 
 def _verified(
-    token: str, keys: dict[str, Chain], roots: tuple[bytes, ...], now: Instant, nonce: bytes
+    token: str, keys: dict[str, list[Any]], roots: tuple[bytes, ...], now: Instant, nonce: bytes
 ) -> dict[str, Any]:
     """The claims, once signature, authority, dates, issuer and nonce hold."""
     header, claims, signed, signature = parse_token(token)
     if header.get("alg") != "ES384" or len(signature) != 96:
         raise Refused("NVIDIA's token is not signed with ES384")
-    chain = keys.get(str(header.get("kid")))
-    if chain is None:
+    encoded = keys.get(str(header.get("kid")))
+    if encoded is None:
         raise Refused("NVIDIA's token is signed with a key that is not in the key set")
+    chain = _certificates(encoded)
     _check_authority(chain, roots, now)
     r, s = (int.from_bytes(half, "big") for half in (signature[:48], signature[48:]))
     check_p384(chain[0], r, s, signed, "the signature of NVIDIA's token")
@@ -175,7 +176,7 @@ def _check_digests(claims: dict[str, Any], devices: dict[str, str]) -> None:
             raise Refused("NVIDIA's token names another token of a device than the one that came with it")
 
 
-def _device(token: str, keys: dict[str, Chain], roots: tuple[bytes, ...], now: Instant, nonce: bytes) -> str:
+def _device(token: str, keys: dict[str, list[Any]], roots: tuple[bytes, ...], now: Instant, nonce: bytes) -> str:
     claims = _verified(token, keys, roots, now, nonce)
     bad = sorted(key for key, value in claims.items() if key.startswith(_DOUBTFUL) and value is False)
     bad += sorted(key for key, value in _GOOD.items() if claims.get(key) != value)

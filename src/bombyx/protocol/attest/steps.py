@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Generic, NoReturn, ParamSpec, TypeVar
 
-from bombyx.errors import AttestationError, MalformedMessage, PeerError
+from bombyx.errors import AttestationError, MalformedMessage, PeerError, Unavailable
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -29,6 +29,13 @@ STEP_NAMES: Final = (
     "GPU evidence",
     "validity window",
 )
+REPORT_STEP_NAMES: Final = (
+    *STEP_NAMES[:6],
+    "report data binds the provider's keys",
+    "made for our nonce",
+    *STEP_NAMES[8:],
+)  # of another provider's report: it has no keyset, registry or beacon
+_AFTER_GAP: Final = "not checked: an earlier step lacked what it needs"
 _AFTER_FAILURE: Final = "not checked: an earlier step failed"
 
 
@@ -64,12 +71,23 @@ class Refused(AttestationError):
     """Raised by a check: this step does not convince. `steps` is filled in by the `Trail`."""
 
 
+class NotEnough(Unavailable):
+    """Neither convinced nor refused: something needed is not at hand. `steps` says what. It counts as no."""
+
+    code = "not_enough_evidence"
+
+    def __init__(self, message: str, *, steps: tuple[Step, ...] = ()) -> None:
+        super().__init__(message, rule="ATT-13")
+        self.steps = steps
+
+
 class Trail:
     """Runs checks in order and keeps the record."""
 
-    __slots__ = ("_steps",)
+    __slots__ = ("_names", "_steps")
 
-    def __init__(self) -> None:
+    def __init__(self, names: tuple[str, ...] = STEP_NAMES) -> None:
+        self._names = names
         self._steps: list[Step] = []
 
     @property
@@ -82,19 +100,26 @@ class Trail:
             found = check(*args, **kwargs)
         except (Refused, MalformedMessage) as refusal:
             self._fail(number, refusal)
+        except NotEnough as gap:
+            self._note(number, Status.NOT_CHECKED, gap.message.removeprefix("ATT-13: "))
+            self._rest(number, _AFTER_GAP)
+            raise NotEnough(gap.message, steps=self.steps) from None
         self._note(number, found.status, found.detail)
         return found.value
 
     def _note(self, number: int, status: Status, detail: str) -> None:
         if number != len(self._steps) + 1:
             raise AssertionError(f"step {number} out of order")
-        self._steps.append(Step(number=number, name=STEP_NAMES[number - 1], status=status, detail=detail))
+        self._steps.append(Step(number=number, name=self._names[number - 1], status=status, detail=detail))
 
     def _fail(self, number: int, refusal: PeerError) -> NoReturn:
         rule = f"ATT-6.{number}"
         detail = refusal.message.removeprefix(f"{refusal.rule}: ")
         self._note(number, Status.FAILED, detail)
-        for later in range(number + 1, len(STEP_NAMES) + 1):
-            self._note(later, Status.NOT_CHECKED, _AFTER_FAILURE)
-        message = f"{rule}: {STEP_NAMES[number - 1]}: {detail}"
+        self._rest(number, _AFTER_FAILURE)
+        message = f"{rule}: {self._names[number - 1]}: {detail}"
         raise AttestationError(message, steps=self.steps, peer=refusal.peer, rule=rule) from None
+
+    def _rest(self, number: int, detail: str) -> None:
+        for later in range(number + 1, len(self._names) + 1):
+            self._note(later, Status.NOT_CHECKED, detail)
