@@ -10,6 +10,7 @@ caller looks at the chain before it tries again.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -84,7 +85,9 @@ class Transactions:
             gas = as_int(await self._rpc.call("eth_estimateGas", request, "pending"))
         except RpcError as error:
             raise refusal(error) from None
-        gas += gas // 4 + 10_000  # state may move between now and then
+        # A quarter more, as state may move until then; and some chance, so that two processes with one key and the same
+        # call do not sign the very same transaction and both take it for theirs.
+        gas += gas // 4 + 10_000 + secrets.randbelow(10_000)
         async with self._locks[signer.address]:
             nonce, sent = await self._first(to, data, gas, signer)
         try:
