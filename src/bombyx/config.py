@@ -81,6 +81,8 @@ class WorkerConfig:
     context: int = _setting(2_048, "tokens of context of each request, embedded engine", least=256, most=1_048_576)
     rotation: float = _setting(3_600.0, "seconds between key rotations", least=1, most=5_400)
     overlap: float = _setting(600.0, "seconds an old key still opens requests", least=0.1, most=1_800)
+    enclave: str = _setting("simulated", "the enclave's device: simulated, dstack, tappd (older dstack) or configfs")
+    enclave_endpoint: str = _setting("", "socket or URL of the dstack agent; empty: where its own clients look")
 
 
 RoleConfig = ClientConfig | ProxyConfig | WorkerConfig

@@ -14,6 +14,7 @@ import asyncio
 import ssl as ssl_module
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
+from pathlib import Path
 
 from bombyx.adapters.http_connection import HttpConnection, HttpLimits, Upgrade
 from bombyx.errors import LocalError
@@ -50,6 +51,16 @@ class HttpServer:
             self._server = await _listen(lambda: HttpConnection(self), host, port, ssl, reuse_port)
         except OSError as error:
             raise LocalError(f"cannot listen on {host}:{port}: {error.strerror}", rule="HTTP-1") from None
+        self._sweep()
+
+    async def start_unix(self, path: Path) -> None:
+        """Listen on a UNIX socket, reachable by our own user alone. One that nobody listens on any more is replaced."""
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = await loop.create_unix_server(lambda: HttpConnection(self), path)
+            await asyncio.to_thread(path.chmod, 0o600)
+        except OSError as error:
+            raise LocalError(f"cannot listen on {path}: {error.strerror}", rule="HTTP-1") from None
         self._sweep()
 
     @property

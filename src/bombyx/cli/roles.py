@@ -85,12 +85,15 @@ def worker(
     model: Annotated[str | None, typer.Option(help="model name to offer")] = None,
     model_file: Annotated[Path | None, typer.Option(help="GGUF file for the embedded engine")] = None,
     capacity: Annotated[int | None, typer.Option(help="requests at once")] = None,
+    enclave: Annotated[str | None, typer.Option(help="simulated, dstack, tappd or configfs")] = None,
+    enclave_endpoint: Annotated[str | None, typer.Option(help="socket or URL of the dstack agent")] = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
     child: ChildOption = False,
 ) -> None:
     """Run a worker: an engine inside an enclave, linked to the network's proxies and paid by them."""
     given: dict[str, Any] = {"engine": engine, "dialect": dialect, "model": model, "capacity": capacity}
+    given |= {"enclave": enclave, "enclave_endpoint": enclave_endpoint}
     given["model_file"] = str(model_file) if model_file else None
     settings = load(WorkerConfig, file=config, overrides=given)
     where = state or state_home() / "worker"

@@ -13,10 +13,10 @@ from bombyx.adapters.engine_embedded import PACKAGE, VERSION, EmbeddedEngine, Em
 from bombyx.adapters.engine_openai import OpenAIEngine
 from bombyx.adapters.entropy import SystemEntropy
 from bombyx.adapters.gguf import file_digest, find_packaged_model, read_gguf
-from bombyx.adapters.simulator import SimulatedEnclave, SimulatedEndorsements, SimulatedPlatform
 from bombyx.adapters.sqlite import SqliteStore
 from bombyx.adapters.token_gaps import TokenIndex
 from bombyx.adapters.websocket import WebSocketDialer
+from bombyx.compose.enclave import enclave_device
 from bombyx.compose.service import Service, fund, open_ledger
 from bombyx.config import NetworkDescriptor, WorkerConfig
 from bombyx.errors import ConfigError
@@ -51,7 +51,7 @@ async def start(config: WorkerConfig, network: NetworkDescriptor, state: Path) -
     model = await _model(config)
     service.stack.push_async_callback(model.engine.close)
     await fund(ledger, operator.address, DEV_FUNDS)
-    platform = _platform(network)
+    device = enclave_device(config, network)
     worker = Worker(
         _settings(config, network, model),
         WorkerPorts(
@@ -59,8 +59,8 @@ async def start(config: WorkerConfig, network: NetworkDescriptor, state: Path) -
             entropy=entropy,
             store=store,
             ledger=ledger,
-            device=SimulatedEnclave(platform=platform, instance=entropy.bytes(16)),
-            endorser=SimulatedEndorsements(platform=platform, clock=clock),
+            device=device.source,
+            endorser=device.endorser,
             dialer=WebSocketDialer(ssl=ssl.create_default_context()),
         ),
         operator=operator,
@@ -74,7 +74,7 @@ async def start(config: WorkerConfig, network: NetworkDescriptor, state: Path) -
         "operator": str(operator.address),
         "model": model.manifest.name,
         "engine": model.manifest.engine,
-        "trust_class": "simulated",
+        "trust_class": device.shown_as,
     }
     return service
 
@@ -89,13 +89,6 @@ def _settings(config: WorkerConfig, network: NetworkDescriptor, model: ServedMod
         limits=Limits(capacity=config.capacity, queue=config.capacity * 2),
         timings=Timings(rotation=config.rotation, overlap=config.overlap),
     )
-
-
-def _platform(network: NetworkDescriptor) -> SimulatedPlatform:
-    """This version knows one enclave device: the simulator."""
-    if network.simulated is None:
-        raise ConfigError("this network has no simulated platform, and this version drives no hardware enclave yet")
-    return SimulatedPlatform.load(network.simulated)
 
 
 # --- engines and what they serve -------------------------------------------------------------------------------------

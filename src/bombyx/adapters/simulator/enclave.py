@@ -74,6 +74,7 @@ class SimulatedEnclave:
     quote_version: int = 4
     event_version: int = 1
     debug: bool = False
+    key_provider: bytes = b'{"name":"simulated","id":""}'  # who derives keys for the code inside, as measured
     extra_events: tuple[Event, ...] = field(default=())
 
     @functools.cached_property
@@ -97,7 +98,7 @@ class SimulatedEnclave:
             ("instance-id", instance),
             ("boot-mr-done", b""),
             ("os-image-hash", hashlib.sha256(b"bombyx simulated os image").digest()),
-            ("key-provider", b'{"name":"simulated","id":""}'),
+            ("key-provider", self.key_provider),
             ("storage-fs", b"ext4"),
             ("system-ready", b""),
         )

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which device stands behind a worker's evidence: the simulator, a dstack agent, or Linux configfs-tsm.
+
+Not here: any judgement of it; a worker's own word on its trust class counts for nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from bombyx.adapters.clock import SystemClock
+from bombyx.adapters.configfs_tsm import ConfigfsEnclave
+from bombyx.adapters.dstack import DstackEnclave
+from bombyx.adapters.entropy import SystemEntropy
+from bombyx.adapters.simulator import SimulatedEnclave, SimulatedEndorsements, SimulatedPlatform
+from bombyx.adapters.tappd import TappdEnclave
+from bombyx.config import NetworkDescriptor, WorkerConfig
+from bombyx.errors import ConfigError
+from bombyx.ports import EndorsementSource, EvidenceSource
+
+
+class Kind(StrEnum):
+    SIMULATED = "simulated"
+    DSTACK = "dstack"
+    TAPPD = "tappd"
+    CONFIGFS = "configfs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """The enclave device and who vouches for it. Without an endorser, verifiers fetch endorsements themselves."""
+
+    source: EvidenceSource
+    endorser: EndorsementSource | None
+    shown_as: str  # for people; the trust class is what a verifier computes
+
+
+def enclave_device(config: WorkerConfig, network: NetworkDescriptor) -> Device:
+    """Raises `ConfigError` when this machine has no such device."""
+    kind, entropy = _kind(config.enclave), SystemEntropy()
+    platform = SimulatedPlatform.load(network.simulated) if network.simulated is not None else None
+    endorser = SimulatedEndorsements(platform=platform, clock=SystemClock()) if platform is not None else None
+    shown_as = "simulated" if platform is not None else f"{kind}, as appraised"
+    if kind is Kind.SIMULATED:
+        if platform is None:
+            raise ConfigError("this network has no simulated platform: name a device with worker.enclave")
+        source = SimulatedEnclave(platform=platform, instance=entropy.bytes(16))
+        return Device(source=source, endorser=endorser, shown_as=shown_as)
+    if kind is Kind.CONFIGFS:
+        device = ConfigfsEnclave(entropy)
+        return Device(source=device, endorser=endorser or device, shown_as=shown_as)
+    agent = (DstackEnclave if kind is Kind.DSTACK else TappdEnclave)(config.enclave_endpoint)
+    return Device(source=agent, endorser=endorser, shown_as=shown_as)
+
+
+def _kind(name: str) -> Kind:
+    try:
+        return Kind(name)
+    except ValueError:
+        raise ConfigError(f"worker.enclave is one of {', '.join(Kind)}, not {name!r}") from None
