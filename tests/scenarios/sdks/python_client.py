@@ -14,7 +14,12 @@ import warnings
 from typing import Any
 
 import httpx
-from dstack_sdk import AsyncDstackClient, DstackClient, TappdClient, get_compose_hash
+from dstack_sdk import (  # type: ignore[import-not-found]  # not of our environment, by intent
+    AsyncDstackClient,
+    DstackClient,
+    TappdClient,
+    get_compose_hash,
+)
 
 warnings.simplefilter("ignore")
 dstack, tappd = sys.argv[1:3]
@@ -70,7 +75,7 @@ except httpx.HTTPStatusError as error:
 
 async def in_a_loop() -> str:
     async with AsyncDstackClient(dstack) as mine:
-        return (await mine.get_key("wallet", "pay")).key
+        return str((await mine.get_key("wallet", "pay")).key)
 
 
 told["async_key"] = asyncio.run(in_a_loop())
