@@ -11,7 +11,6 @@ from rich.console import Console
 
 from bombyx.cli.chat import app as chat_app
 from bombyx.cli.doctor import doctor
-from bombyx.cli.enclave import app as enclave_app
 from bombyx.cli.keys import app as keys_app
 from bombyx.cli.receipts import app as receipts_app
 from bombyx.cli.roles import client, devnet, proxy, worker
@@ -39,7 +38,6 @@ app.add_typer(chat_app)
 app.add_typer(receipts_app, name="receipts")
 app.add_typer(keys_app, name="keys")
 app.add_typer(config_app, name="config")
-app.add_typer(enclave_app, name="enclave")
 
 
 @app.command()
