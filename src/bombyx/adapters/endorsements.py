@@ -17,8 +17,10 @@ import dcap_qvl
 import orjson
 from cryptography import x509
 
-from bombyx.errors import Unavailable
+from bombyx.errors import MalformedMessage, Unavailable
 from bombyx.ports import Clock, EndorsementSource
+from bombyx.protocol.attest import snp
+from bombyx.protocol.attest.bare import technology_of
 from bombyx.protocol.primitives import Instant, sha256
 
 MAX_FILE: Final = 262_144  # bytes; Intel's collateral is 19 kB
@@ -59,6 +61,8 @@ class CachedEndorsements:
 
 def platform_of(quote: bytes) -> str:
     """A file name for the platform a quote comes from: its Endorsements serve every quote of that platform."""
+    if technology_of(quote) == snp.TECHNOLOGY:  # AMD certifies each chip at each firmware level
+        return f"snp-{sha256(quote[0x180:0x188], quote[0x1A0:0x1E0]).hex()[:32]}"
     try:
         parsed = dcap_qvl.parse_quote(quote)
         root = sha256(bytes(parsed.cert_chain_pem_bytes()).rstrip(b"\0").rpartition(b"-----BEGIN")[2])
@@ -71,11 +75,25 @@ def expires(endorsements: bytes) -> Instant:
     """When the first of TCB info, QE identity and both revocation lists runs out; the epoch when that is unreadable."""
     try:
         fields = orjson.loads(endorsements)
+        if "certificates" in fields:
+            return _expires_snp(endorsements)
         dates = [dt.datetime.fromisoformat(orjson.loads(fields[part])["nextUpdate"]) for part in _DATED]
         lists = [x509.load_der_x509_crl(bytes.fromhex(fields[part])).next_update_utc for part in _LISTS]
         return Instant.from_seconds(min(date.timestamp() for date in (*dates, *lists) if date is not None))
     except (ValueError, KeyError, TypeError, OverflowError, x509.InvalidVersion):
         return Instant(0)
+
+
+def _expires_snp(endorsements: bytes) -> Instant:
+    """With a revocation list, when the next one comes; the chip's certificates last for years."""
+    try:
+        read = snp.parse_collateral(endorsements)
+    except MalformedMessage:
+        return Instant(0)
+    ends = [one.not_valid_after_utc for one in read.chain]
+    if read.crl is not None and read.crl.next_update_utc is not None:
+        ends.append(read.crl.next_update_utc)
+    return Instant.from_seconds(min(ends).timestamp())
 
 
 def _read(path: Path) -> bytes | None:

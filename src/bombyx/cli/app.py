@@ -10,8 +10,11 @@ import typer
 from rich.console import Console
 
 from bombyx.cli.chat import app as chat_app
+from bombyx.cli.conformance import conformance
 from bombyx.cli.doctor import doctor
+from bombyx.cli.evidence import app as evidence_app
 from bombyx.cli.keys import app as keys_app
+from bombyx.cli.policy import app as policy_app
 from bombyx.cli.receipts import app as receipts_app
 from bombyx.cli.roles import client, devnet, proxy, worker
 from bombyx.cli.settings import app as config_app
@@ -36,6 +39,9 @@ app.command()(verify)
 app.command()(doctor)
 app.add_typer(chat_app)
 app.add_typer(receipts_app, name="receipts")
+app.command()(conformance)
+app.add_typer(policy_app, name="policy")
+app.add_typer(evidence_app, name="evidence")
 app.add_typer(keys_app, name="keys")
 app.add_typer(config_app, name="config")
 

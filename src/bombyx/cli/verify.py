@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`bombyx verify FILE`: check an Evidence bundle, or a receipt with its evidence, offline.
+"""`bombyx verify FILE`: check evidence of any supported provider, or a receipt with its evidence, offline.
 
 Nothing is fetched: what a file cannot prove by itself is shown as not checked.
+Exit codes: 0 verified, 1 refused, 2 wrong use or settings, 3 not enough to decide.
 """
 
 from __future__ import annotations
 
-import time
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -14,47 +15,77 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bombyx.cli.examined import Options, verify_report
+from bombyx.cli.files import named_policy, read_bytes
+from bombyx.cli.moments import moment
 from bombyx.cli.output import print_json
 from bombyx.config import NetworkDescriptor, default_descriptor_path
 from bombyx.errors import AttestationError, ConfigError, MalformedMessage
-from bombyx.protocol.attest import AppraisalPolicy, Step, appraise, policy_from_toml
+from bombyx.protocol.attest import AppraisalPolicy, Step, appraise, recognise
 from bombyx.protocol.primitives import Instant
 from bombyx.protocol.wire.evidence import EvidenceBundle
-from bombyx.roles.client.kept import Check, Proof, decode_proof, passed
+from bombyx.roles.client.kept import Check, decode_proof, passed
 from bombyx.roles.client.kept import verify as verify_proof
-
-MAX_FILE = Proof.MAX_SIZE
 
 
 def verify(
-    file: Annotated[Path, typer.Argument(help="an evidence bundle, or a proof of `bombyx receipts show --out`")],
-    policy: Annotated[Path | None, typer.Option(help="appraisal policy (TOML); default: the network's")] = None,
-    at: Annotated[int | None, typer.Option(help="appraise a bundle as of this Unix time; default: now")] = None,
+    file: Annotated[
+        Path, typer.Argument(help="evidence of any known kind, or a proof of `bombyx receipts show --out`")
+    ],
+    policy: Annotated[
+        str | None,
+        typer.Option(help="appraisal policy: a TOML file or a preset; default: the network's, or production"),
+    ] = None,
+    at: Annotated[str | None, typer.Option(help="as of this time: Unix seconds or ISO 8601; default: now")] = None,
+    nonce: Annotated[str | None, typer.Option(help="the nonce that was asked, in hex")] = None,
+    report_data: Annotated[str | None, typer.Option(help="what a bare quote's report data must be, in hex")] = None,
+    endorsements: Annotated[
+        list[Path] | None, typer.Option(help="Intel collateral or AMD certificates; may repeat")
+    ] = None,
+    tokens: Annotated[list[Path] | None, typer.Option(help="NVIDIA's attestation tokens; may repeat")] = None,
+    jwks: Annotated[Path | None, typer.Option(help="the key set those tokens are signed with")] = None,
+    rim: Annotated[list[Path] | None, typer.Option(help="NVIDIA's golden measurements; may repeat")] = None,
+    ocsp: Annotated[list[Path] | None, typer.Option(help="OCSP responses for GPU certificates; may repeat")] = None,
+    only: Annotated[str | None, typer.Option(help="judge only the part of this name, e.g. model")] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Check a file offline. Exit code 0 only when nothing failed."""
-    data = _read(file)
-    accepted = policy_of(policy)
+    """Check a file offline. Exit code 0 only when everything the policy asks for is proven."""
+    data, now = read_bytes(file), moment(at)
+    given = Options(nonce, report_data, endorsements or [], tokens or [], jwks, rim or [], ocsp or [], only, json)
+    if _is_proof(data):
+        _verify_proof(data, policy_of(policy), given)
+    elif _is_bundle(data):
+        _verify_bundle(data, policy_of(policy), now, given)
+    else:
+        raise typer.Exit(verify_report(data, named_policy(policy or "production-tdx-h100"), now, given))
+
+
+def _is_proof(data: bytes) -> bool:
     try:
-        proof = decode_proof(data)
+        decode_proof(data)
     except MalformedMessage:
-        _verify_bundle(data, accepted, Instant.from_seconds(time.time() if at is None else at), json=json)
-        return
-    checks = verify_proof(proof, policy=accepted)
-    show_checks(checks, json=json)
+        return False
+    return True
+
+
+def _is_bundle(data: bytes) -> bool:
+    """What is recognised as nothing at all is refused here, with what would be."""
+    return isinstance(recognise(data), EvidenceBundle)
+
+
+def _verify_proof(data: bytes, policy: AppraisalPolicy | None, given: Options) -> None:
+    checks = verify_proof(decode_proof(data), policy=policy)
+    show_checks(checks, json=given.json)
     raise typer.Exit(0 if passed(checks) else 1)
 
 
-def policy_of(path: Path | None) -> AppraisalPolicy | None:
+def policy_of(named: str | Path | None) -> AppraisalPolicy | None:
     """The policy named, or that of the network running here, or none."""
-    if path is None:
+    if named is None:
         if not default_descriptor_path().exists():
             return None
-        path = NetworkDescriptor.load().policy
-    try:
-        return policy_from_toml(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the policy {path}: {error}") from None
+        named = NetworkDescriptor.load().policy
+    return named_policy(named)
 
 
 def show_checks(checks: tuple[Check, ...], *, json: bool) -> None:
@@ -68,21 +99,21 @@ def show_checks(checks: tuple[Check, ...], *, json: bool) -> None:
     Console(highlight=False).print(table)
 
 
-def _verify_bundle(data: bytes, policy: AppraisalPolicy | None, at: Instant, *, json: bool) -> None:
+def _verify_bundle(data: bytes, policy: AppraisalPolicy | None, at: Instant, given: Options) -> None:
     if policy is None:
         raise ConfigError("an evidence bundle is appraised by a policy: name one with --policy")
-    EvidenceBundle.decode(data)  # what is neither a proof nor a bundle is told so, not appraised
+    endorsed = read_bytes(given.endorsements[0]) if given.endorsements else None
     try:
-        result = appraise(data, policy.offline(), now=at)
+        result = appraise(data, policy.offline(), now=at, endorsements=endorsed)
     except AttestationError as error:
-        _show_steps(error.steps, str(error), json=json)
+        _show_steps(error.steps, str(error), json=given.json)
         raise typer.Exit(1) from None
-    _show_steps(result.steps, f"trust class {result.trust_class}", json=json, trust_class=str(result.trust_class))
+    _show_steps(result.steps, f"trust class {result.trust_class}", json=given.json, trust_class=str(result.trust_class))
 
 
 def _show_steps(steps: tuple[Step, ...], verdict: str, *, json: bool, trust_class: str | None = None) -> None:
     if json:
-        rows = [{"number": s.number, "name": s.name, "status": str(s.status), "detail": s.detail} for s in steps]
+        rows = [dataclasses.asdict(step) for step in steps]
         print_json({"passed": trust_class is not None, "trust_class": trust_class, "verdict": verdict, "steps": rows})
         return
     table = Table("step", "", "result", "detail", box=None, pad_edge=False)
@@ -91,12 +122,3 @@ def _show_steps(steps: tuple[Step, ...], verdict: str, *, json: bool, trust_clas
     console = Console(highlight=False)
     console.print(table)
     console.print(verdict, markup=False)
-
-
-def _read(file: Path) -> bytes:
-    try:
-        if file.stat().st_size > MAX_FILE:
-            raise ConfigError(f"{file} is larger than {MAX_FILE} bytes")
-        return file.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror}") from None

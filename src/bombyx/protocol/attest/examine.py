@@ -163,7 +163,7 @@ class _Examiner:
         self.until = run(10, _check_window, quoted, gpus, self.now)
 
     def _check_gpu(self, quoted: QuoteClaims, reference: ReferenceValue) -> Found[GpuClaims]:
-        found = self._gpus(required=(self.policy.require_gpu and self.part.serves) or reference.gpu)
+        found = self._gpus(required=self.part.serves and (self.policy.require_gpu or reference.gpu))
         given = _class_of(quoted, found.value)
         accepted = given in self.policy.trust_classes
         if not accepted and (self.part.serves or not self.policy.may_accept(given)):

@@ -2,7 +2,7 @@
 """Policies to start from, by name. Neither names an image: until you add Reference Values, nothing passes.
 
 `production-tdx-h100`: Intel TDX, up to date, with NVIDIA GPUs in confidential mode.
-`development-simulated`: the simulator's evidence, which protects from nobody who owns the host; its root is yours to add.
+`development-simulated`: the simulator's evidence, which protects from nobody who owns the host; add its root.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from bombyx.protocol.attest.report import Report
 from bombyx.protocol.wire.evidence import EvidenceBundle
 
 KNOWN = (
-    "a bombyx evidence bundle or archive, a Phala / dstack or NEAR AI attestation report, a TDX v4/v5, SGX v3 or SEV-SNP quote "
-    "(binary, hex or base64), NVIDIA GPU evidence, or an NVIDIA token"
+    "a bombyx evidence bundle or archive, a Phala / dstack or NEAR AI attestation report, a TDX v4/v5, SGX v3 or "
+    "SEV-SNP quote (binary, hex or base64), NVIDIA GPU evidence, or an NVIDIA token"
 )
 
 

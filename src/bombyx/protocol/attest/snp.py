@@ -52,6 +52,7 @@ _LEVELS_TURIN: Final = {
     "snp": ("3.3", 3),
     "microcode": ("3.8", 7),
 }
+KDS_NAMES: Final = {"fmc": "fmcSPL", "bootloader": "blSPL", "tee": "teeSPL", "snp": "snpSPL", "microcode": "ucodeSPL"}
 
 # PARSE
 
@@ -98,6 +99,20 @@ def parse_quote(raw: bytes) -> SnpReport:
     if any(raw[_SIGNED + 144 :]) or any(raw[_SIGNED + 48 : _SIGNED + 72]) or any(raw[_SIGNED + 120 : _SIGNED + 144]):
         raise MalformedMessage("bytes after the report's signature", rule="ATT-6.1")
     return SnpReport(raw=raw)
+
+
+def families(report: SnpReport) -> tuple[str, ...]:
+    """The processor families the report may come from, as AMD's service names them; old reports do not say."""
+    if report.turin:
+        return ("Turin",)
+    if report.version < 3:
+        return ("Milan", "Genoa")
+    return ("Genoa",) if report.raw[0x189] >= 0x10 else ("Milan",)
+
+
+def der_of_pem(pem: bytes) -> tuple[bytes, ...]:
+    """Certificates out of concatenated PEM. Raises `MalformedMessage`."""
+    return tuple(der(one) for one in load_pem_chain(pem, "SEV-SNP", longest=4))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
