@@ -21,6 +21,8 @@
         ├── Unreachable             no connection: not one byte was sent, so that another may be asked
         ├── NoWorkers               no valid worker fits the request
         ├── Overloaded              a limit is reached; try again
+        ├── HeldElsewhere           another process of the same role has this in hand; carries where
+        ├── LeaseLost               we had it in hand, and another process has taken it over
         ├── EngineUnavailable       the model server crashed, hung or spoke nonsense
         └── DeadlineExceeded        the time the request allowed has passed
 
@@ -244,6 +246,28 @@ class Overloaded(Unavailable):
 
     status = 429
     code = "overloaded"
+
+
+class HeldElsewhere(Unavailable):
+    """Another process has this in hand; ask it. `holder`: the URL it is reached at."""
+
+    code = "held_elsewhere"
+
+    def __init__(
+        self, message: str, *, holder: str = "", retry_after: float | None = None, rule: str | None = None
+    ) -> None:
+        super().__init__(message, retry_after=retry_after, rule=rule)
+        self.holder = holder
+
+
+class LeaseLost(Unavailable):
+    """Another process took over what we had in hand: nothing was written, nothing may be acted on. `names`: what."""
+
+    code = "lease_lost"
+
+    def __init__(self, message: str, *, names: frozenset[bytes] = frozenset(), rule: str | None = None) -> None:
+        super().__init__(message, retry_after=1.0, rule=rule)
+        self.names = names
 
 
 class EngineUnavailable(Unavailable):

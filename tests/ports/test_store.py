@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every Store promises (`ports.Store`), asked of each adapter; then what SQLite adds: it survives."""
+"""What every Store promises (`ports.Store`), asked of each adapter; then what SQLite adds: it survives.
+
+What PostgreSQL adds is in `test_postgres.py`, leases in `test_leases.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,17 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.postgres import postgres_server, shared_database
 
 from bombyx.adapters.memory import MemoryStore
+from bombyx.adapters.postgres import PostgresStore
 from bombyx.adapters.sqlite import SqliteStore
 from bombyx.errors import Unavailable
 from bombyx.ports import Store, Write
@@ -29,9 +35,15 @@ def put(key: bytes, value: bytes | None, table: str = "t") -> Write:
     return Write(table=table, key=key, value=value)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    made: Store = MemoryStore() if request.param == "memory" else SqliteStore.open(tmp_path / "state" / "s.db")
+    made: Store
+    if request.param == "memory":
+        made = MemoryStore()
+    elif request.param == "sqlite":
+        made = SqliteStore.open(tmp_path / "state" / "s.db")
+    else:
+        made = await PostgresStore.open(await postgres_server().database())
     yield made
     await made.close()
 
@@ -85,18 +97,24 @@ async def test_a_closed_store_says_so(store: Store) -> None:
     st.lists(st.lists(st.tuples(st.binary(max_size=3), st.none() | st.binary(max_size=3)), max_size=6), max_size=8),
     st.binary(max_size=2),
 )
-def test_both_stores_say_the_same(tmp_path_factory: pytest.TempPathFactory, batches: Batches, prefix: bytes) -> None:
-    """STORE-1, STORE-2: the double behaves as the real one."""
+def test_all_stores_say_the_same(tmp_path_factory: pytest.TempPathFactory, batches: Batches, prefix: bytes) -> None:
+    """STORE-1, STORE-2: the double behaves as the real ones."""
 
     async def play(store: Store) -> list[tuple[bytes, bytes]]:
+        table = uuid.uuid4().hex  # PostgreSQL: one database serves every example
         for batch in batches:
-            await store.write([put(key, value) for key, value in batch])
-        found = await store.scan("t", prefix=prefix)
+            await store.write([put(key, value, table) for key, value in batch])
+        found = await store.scan(table, prefix=prefix)
         await store.close()
         return found
 
+    async def postgres(url: str) -> list[tuple[bytes, bytes]]:
+        return await play(await PostgresStore.open(url))
+
     path = tmp_path_factory.mktemp("s") / "s.db"
-    assert asyncio.run(play(MemoryStore())) == asyncio.run(play(SqliteStore.open(path)))
+    told = asyncio.run(play(MemoryStore()))
+    assert told == asyncio.run(play(SqliteStore.open(path)))
+    assert told == asyncio.run(postgres(shared_database()))
 
 
 # --- SQLite alone ----------------------------------------------------------------------------------------------------

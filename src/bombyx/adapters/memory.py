@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Doubles of the ports, in memory: MemoryStore and MemoryLedger. They keep every promise but durability.
 
-Not here: the chain's rules (`memory_chain.py`); links in memory (`memory_link.py`).
+Not here: the chain's rules (`memory_chain.py`); links in memory (`memory_link.py`); leases (`memory_leases.py`).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bombyx.adapters.memory_chain import CHAIN_ID, MemoryChain
+from bombyx.adapters.memory_leases import LeaseTable
 from bombyx.errors import Unavailable
 from bombyx.ports import ChannelView, Claim, Clock, LedgerInfo, Operator, OperatorRole, Write
 from bombyx.protocol.primitives import Address, Amount, Digest
@@ -20,12 +21,15 @@ from bombyx.protocol.wire.signing import SigningKey
 class MemoryStore:
     """`ports.Store` in a dictionary. It lives as long as the object does: hand it to a role's next life in a test."""
 
-    def __init__(self) -> None:
+    def __init__(self, leases: LeaseTable | None = None) -> None:
         self._tables: dict[str, dict[bytes, bytes]] = {}
+        self._leases = leases
         self.closed = False
 
     async def write(self, rows: Sequence[Write]) -> None:
         self._check_open()
+        if self._leases is not None:
+            self._leases.check(rows)
         for row in rows:
             table = self._tables.setdefault(row.table, {})
             if row.value is None:

@@ -15,7 +15,9 @@ from bombyx.protocol.primitives import Amount, Digest
 FRESH = WorkerStats.fresh("cpu")
 
 
-def contender(name: str, *, stats: WorkerStats = FRESH, price: int = 100, active: int = 0, queued: int = 0) -> Contender:
+def contender(
+    name: str, *, stats: WorkerStats = FRESH, price: int = 100, active: int = 0, queued: int = 0
+) -> Contender:
     worker = Digest(hashlib.sha256(name.encode()).digest())
     return Contender(
         worker=worker, price=Amount(price), load=Load(active=active, queued=queued, capacity=4), stats=stats
