@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,9 @@ def captured() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no captured evidence: {folder.name}/ is not beside the repository")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _usual_recursion_limit() -> None:
+    """An EVM in this process raises the limit to where nested JSON overflows the C stack; users do not have one."""
+    sys.setrecursionlimit(1000)
