@@ -17,6 +17,7 @@ def print_json(value: Any) -> None:
 
 def print_rows(rows: Sequence[Sequence[str]]) -> None:
     """Aligned columns, one line a row whatever the terminal's width, so that lines can be searched and compared."""
+    rows = [["".join(c if c.isprintable() else "?" for c in cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
     for row in rows:
         sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")

@@ -24,13 +24,13 @@ from bombyx.adapters.simulator.der import sgx_extension
 from bombyx.errors import ConfigError
 from bombyx.protocol.primitives import Instant, Secret
 
-_QE_VENDOR: Final = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")  # fixed by the quote format
-_CPU_SVN: Final = bytes([3, 3, 2, 2, 4, 1, 0, 5]) + bytes(8)
+QE_VENDOR: Final = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")  # fixed by the quote format
+CPU_SVN: Final = bytes([3, 3, 2, 2, 4, 1, 0, 5]) + bytes(8)
 _TEE_TCB_SVN: Final = bytes([6, 1, 3]) + bytes(13)
 _PCE_SVN: Final = 11
 _SEPT_VE_DISABLE: Final = 0x10  # TD attributes, fourth byte
 _QE_ATTRIBUTES: Final = bytes.fromhex("1500000000000000e700000000000000")
-_QE_AUTH: Final = bytes(range(32))
+QE_AUTH: Final = bytes(range(32))
 _SEED_FILE, _SETTINGS_FILE, _ROOT_FILE = "seed.key", "platform.json", "root.pem"
 
 
@@ -101,23 +101,23 @@ class SimulatedPlatform:
         return pki.authority(self._root, self.seed.reveal(), self.created)
 
     @functools.cached_property
-    def _keys(self) -> dict[str, Any]:
+    def keys(self) -> dict[str, Any]:
         return {name: pki.derive_key(self.seed.reveal(), name) for name in ("tcb", "pck", "attestation")}
 
     @functools.cached_property
     def _tcb_signer(self) -> Any:
-        return pki.leaf("Simulated SGX TCB Signing", self._root, self._keys["tcb"], self.created)
+        return pki.leaf("Simulated SGX TCB Signing", self._root, self.keys["tcb"], self.created)
 
     @functools.cached_property
     def _pck(self) -> Any:
         extension = sgx_extension(
             ppid=self._machine_id,
-            cpu_svn=_CPU_SVN,
+            cpu_svn=CPU_SVN,
             pce_svn=_PCE_SVN,
             fmspc=bytes.fromhex(self.settings.fmspc),
             instance=self._machine_id,
         )
-        return pki.leaf("Simulated SGX PCK Certificate", self._authority, self._keys["pck"], self.created, extension)
+        return pki.leaf("Simulated SGX PCK Certificate", self._authority, self.keys["pck"], self.created, extension)
 
     @property
     def _machine_id(self) -> bytes:
@@ -133,10 +133,10 @@ class SimulatedPlatform:
     def quote(self, report: TdReport) -> bytes:
         """A quote over `report`, in the version it asks for."""
         body, version = report.encode(), report.version
-        header = struct.pack("<HHIHH", version, 2, 0x81, 0, 0) + _QE_VENDOR + self._machine_id + bytes(4)
+        header = struct.pack("<HHIHH", version, 2, 0x81, 0, 0) + QE_VENDOR + self._machine_id + bytes(4)
         signed = header + (struct.pack("<HI", 3, len(body)) if version == 5 else b"") + body
         certification = self._certification
-        attestation = self._keys["attestation"]
+        attestation = self.keys["attestation"]
         auth = pki.sign_raw(attestation, signed) + pki.public_raw(attestation)
         auth += struct.pack("<HI", 6, len(certification)) + certification
         return signed + struct.pack("<I", len(auth)) + auth
@@ -144,26 +144,31 @@ class SimulatedPlatform:
     @functools.cached_property
     def _certification(self) -> bytes:
         """The quoting enclave's own report, signed by the PCK, and the PCK's chain."""
-        report = self._qe_report
-        chain = (pki.pem(self._pck) + pki.pem(self._authority.certificate) + pki.pem(self._root.certificate)).encode()
-        signature = pki.sign_raw(self._keys["pck"], report)
-        auth = struct.pack("<H", len(_QE_AUTH)) + _QE_AUTH
+        report = self.qe_report
+        chain = self.chain_pem
+        signature = pki.sign_raw(self.keys["pck"], report)
+        auth = struct.pack("<H", len(QE_AUTH)) + QE_AUTH
         return report + signature + auth + struct.pack("<HI", 5, len(chain)) + chain
 
     @property
-    def _qe_report(self) -> bytes:
-        bound = hashlib.sha256(pki.public_raw(self._keys["attestation"]) + _QE_AUTH).digest()
+    def chain_pem(self) -> bytes:
+        """The PCK certificate and those above it."""
+        return (pki.pem(self._pck) + pki.pem(self._authority.certificate) + pki.pem(self._root.certificate)).encode()
+
+    @property
+    def qe_report(self) -> bytes:
+        bound = hashlib.sha256(pki.public_raw(self.keys["attestation"]) + QE_AUTH).digest()
         enclave, signer = (hashlib.sha256(b"bombyx simulated " + part).digest() for part in (b"qe", b"qe signer"))
         versions = struct.pack("<HH", 2, 6)  # product id, security version
         return (
-            _CPU_SVN + bytes(32) + _QE_ATTRIBUTES + enclave + bytes(32) + signer + bytes(96) + versions + bytes(60)
+            CPU_SVN + bytes(32) + _QE_ATTRIBUTES + enclave + bytes(32) + signer + bytes(96) + versions + bytes(60)
         ) + (bound + bytes(32))
 
     # COLLATERAL
 
     def endorsements(self, now: Instant) -> bytes:
         """What Intel's service would answer at `now`: QuoteCollateralV3 as JSON."""
-        settings, signer = self.settings, self._keys["tcb"]
+        settings, signer = self.settings, self.keys["tcb"]
         tcb_info, qe_identity = self._tcb_info(now), self._qe_identity(now)
         chain = pki.pem(self._tcb_signer) + pki.pem(self._root.certificate)
         revoked = (self._pck.serial_number,) if settings.revoke_pck else ()
@@ -193,7 +198,7 @@ class SimulatedPlatform:
         no_signer = {"mrsigner": "00" * 48, "attributes": "00" * 8, "attributesMask": "FF" * 8}
         level = {
             "tcb": {
-                "sgxtcbcomponents": [{"svn": svn} for svn in _CPU_SVN],
+                "sgxtcbcomponents": [{"svn": svn} for svn in CPU_SVN],
                 "pcesvn": _PCE_SVN,
                 "tdxtcbcomponents": [{"svn": svn} for svn in _TEE_TCB_SVN],
             },

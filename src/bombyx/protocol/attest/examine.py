@@ -270,7 +270,7 @@ def _check_reference(
 ) -> Found[ReferenceValue]:
     """Step 6: nothing said contradicts what was measured; and it is an image the policy names."""
     compose = compose if compose is not None else part.compose
-    if compose is not None and (boot.compose_hash is None or sha256(compose) != boot.compose_hash):
+    if compose is not None and boot.compose_hash is not None and sha256(compose) != boot.compose_hash:
         raise Refused("the compose file shown is not the one that was measured")
     check_config_id(quoted, boot)
     for name, value in part.said:

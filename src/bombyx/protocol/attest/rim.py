@@ -55,11 +55,13 @@ class Manifest:
     chain: Chain
 
 
-def check_measurements(gpus: tuple[Runtime, ...], rims: tuple[bytes, ...], now: Instant) -> Finding:
+def check_measurements(
+    gpus: tuple[Runtime, ...], rims: tuple[bytes, ...], now: Instant, root: bytes = NVIDIA_RIM_ROOT
+) -> Finding:
     """Compare each GPU with the manifests for its driver and VBIOS."""
     if not rims:
         return Finding("golden measurements (no RIM files at hand)")
-    manifests = tuple(parse_rim(raw) for raw in rims)
+    manifests = tuple(parse_rim(raw, root) for raw in rims)
     current = tuple(one for one in manifests if in_date(one.chain, now))
     if not current:
         return Finding("golden measurements (the RIM files' signer is out of date)")
