@@ -118,6 +118,7 @@ async def test_a_running_agents_socket_is_not_taken_a_dead_ones_is(guest: Simula
     await first.serve_unix(sockets)
     with pytest.raises(LocalError, match="already"):
         await second.serve_unix(sockets)
+    await asyncio.sleep(0.05)  # the probe's connection comes and goes
     for server in first._servers:
         await server.close(grace=0)
     await second.serve_unix(sockets)
