@@ -12,8 +12,11 @@ from rich.console import Console
 from bombyx.cli.chat import app as chat_app
 from bombyx.cli.conformance import conformance
 from bombyx.cli.doctor import doctor
+from bombyx.cli.enclave import app as enclave_app
 from bombyx.cli.evidence import app as evidence_app
+from bombyx.cli.image import app as image_app
 from bombyx.cli.keys import app as keys_app
+from bombyx.cli.model import app as model_app
 from bombyx.cli.policy import app as policy_app
 from bombyx.cli.receipts import app as receipts_app
 from bombyx.cli.roles import client, devnet, proxy, worker
@@ -44,6 +47,9 @@ app.add_typer(policy_app, name="policy")
 app.add_typer(evidence_app, name="evidence")
 app.add_typer(keys_app, name="keys")
 app.add_typer(config_app, name="config")
+app.add_typer(enclave_app, name="enclave")
+app.add_typer(image_app, name="image")
+app.add_typer(model_app, name="model")
 
 
 @app.command()
