@@ -21,6 +21,8 @@ from bombyx.protocol.attest.claims import QuoteClaims
 from bombyx.protocol.attest.policy import AppraisalPolicy, TrustedRoot
 from bombyx.protocol.attest.roots import TrustClass, trust_class_of
 from bombyx.protocol.attest.steps import Found, Refused, Status
+from bombyx.protocol.attest.x509chain import check_chain as check_links
+from bombyx.protocol.attest.x509chain import load_pem_chain
 from bombyx.protocol.primitives import Instant, sha256
 
 MAX_COLLATERAL: Final = 262_144  # bytes; Intel's is 19 kB
@@ -116,6 +118,20 @@ def _root_of(quote: Quote, policy: AppraisalPolicy) -> TrustedRoot:
         if root.certificate == last:
             return acceptable(root, quote.technology, policy)
     raise Refused(f"the chain ends in a root the policy does not name (SHA-256 {sha256(last).hex()[:16]})")
+
+
+def platform_of(quote: Quote) -> str:
+    """The kind of platform (FMSPC), read from a certificate nobody verified: it only picks the Endorsements."""
+    try:
+        return str(quote.parsed.fmspc()).lower()
+    except ValueError:
+        raise Refused("the quote's certificate cannot be read") from None
+
+
+def check_without_endorsements(quote: Quote, now: Instant) -> None:
+    """What can be said of a quote for whose platform nothing is at hand: its own chain holds, or it is refused."""
+    pem = bytes(quote.parsed.cert_chain_pem_bytes() or b"").rstrip(b"\0")
+    check_links(load_pem_chain(pem, "the quote", longest=4), "the platform", now)
 
 
 def acceptable(root: TrustedRoot, technology: str, policy: AppraisalPolicy) -> TrustedRoot:

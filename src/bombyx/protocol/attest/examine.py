@@ -16,7 +16,7 @@ from typing import Any, Final
 import orjson
 
 from bombyx.errors import AttestationError, MalformedMessage
-from bombyx.protocol.attest import gpu, nras
+from bombyx.protocol.attest import dcap, gpu, nras, snp
 from bombyx.protocol.attest.claims import BootClaims, Claims, QuoteClaims
 from bombyx.protocol.attest.events import Event, parse_event_log
 from bombyx.protocol.attest.gpu import NO_GPUS, GpuClaims, GpuEndorsements
@@ -236,24 +236,26 @@ class _Collateral:
         """Step 2."""
         if not policy.roots:
             raise Refused("the policy names no root: nothing passes")
-        fitting = [raw for raw in self.at_hand if _fits(raw, quote, self.name)]
+        platform = "" if self.name == snp.TECHNOLOGY else dcap.platform_of(quote)
+        fitting = [raw for raw in self.at_hand if _fits(raw, platform, self.name)]
+        if not fitting and platform:
+            dcap.check_without_endorsements(quote, now)
         if not fitting:
-            platform = "" if self.name == "snp" else f" of kind {quote.parsed.fmspc()}"
-            raise NotEnough(f"not checked: no Endorsements for this {self.name} platform{platform}")
+            raise NotEnough(f"not checked: no Endorsements for this {self.name} platform {platform}".rstrip())
         found: Found[Any] = self.technology.check_chain(
             quote, self.technology.parse_collateral(fitting[0]), policy, now
         )
         return found
 
 
-def _fits(raw: bytes, quote: Any, technology: str) -> bool:
+def _fits(raw: bytes, platform: str, technology: str) -> bool:
     """By what the Endorsements say of themselves, which only picks them: the signatures decide."""
     try:
         fields = orjson.loads(raw)
         if technology == "snp":
             return "certificates" in fields
         info = orjson.loads(fields["tcb_info"])
-        return str(info["fmspc"]).lower() == str(quote.parsed.fmspc()).lower() and info["id"].lower() == technology
+        return bool(info["fmspc"].lower() == platform and info["id"].lower() == technology)
     except (ValueError, KeyError, TypeError, AttributeError):
         return technology == "snp" and raw.lstrip().startswith(b"-----BEGIN")
 

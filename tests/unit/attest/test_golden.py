@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Golden measurements and revocation, at hand and not: RIM files under a root of the test's own, OCSP responses."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import hashlib
+from dataclasses import replace
+
+import orjson
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
+from tests.unit.attest.providers import GPUS, NONCE, NOW, SEED
+
+from bombyx.adapters.simulator.gpu import DRIVER
+from bombyx.adapters.simulator.p384 import Signer, signer
+from bombyx.errors import AttestationError, MalformedMessage
+from bombyx.protocol.attest.gpu import parse_gpu_evidence
+from bombyx.protocol.attest.ocsp import check_chains
+from bombyx.protocol.attest.rim import check_measurements, parse_rim
+from bombyx.protocol.attest.xml import canonical, canonical_subset, parse_xml
+from bombyx.protocol.primitives import Instant
+
+START = dt.datetime.fromtimestamp(NOW.seconds, tz=dt.UTC)
+ROOT = signer(SEED, "Simulated RIM root", NOW)
+MAKER = signer(SEED, "Simulated RIM signer", NOW, ROOT, ca=False)
+RUNTIME = [report.runtime() for report in parse_gpu_evidence(orjson.dumps(GPUS.evidence(NONCE)))]
+VBIOS = RUNTIME[0].vbios
+SWID = "http://standards.iso.org/iso/19770/-2/2015/schema.xsd"
+SIG = "http://www.w3.org/2000/09/xmldsig#"
+C14N = "http://www.w3.org/2006/12/xml-c14n11"
+
+
+def manifest(version: str, golden: dict[int, bytes], maker: Signer = MAKER) -> bytes:
+    """A signed SWID tag in NVIDIA's form, inherited prefixes, line breaks, unused declarations and all."""
+    rows = "".join(
+        f'\n  <ns0:Resource type="Measurement" index="{index}" active="True" alternatives="1" '
+        f'ns2:Hash0="{value.hex()}" name="Measurement_{index}" size="48"/>'
+        for index, value in golden.items()
+    )
+    body = (
+        f'\n <ns0:Meta xmlns:ns1="https://example.org/rim" colloquialVersion="{version}" product="GH100" '
+        f'ns1:BindingSpec="RIMIM"/>\n <ns0:Payload xmlns:SHA384="urn:unused">{rows}\n </ns0:Payload>\n'
+    )
+    head = f'<SoftwareIdentity xmlns="{SWID}" xmlns:ns0="{SWID}" xmlns:ns2="urn:sha384" name="a &amp; b" tagId="1">'
+    whole = parse_xml((head + body + "</SoftwareIdentity>").encode())
+    digest = base64.b64encode(hashlib.sha384(canonical(whole)).digest()).decode()
+    info = (
+        f'<ds:SignedInfo><ds:CanonicalizationMethod Algorithm="{C14N}"/><ds:SignatureMethod '
+        f'Algorithm="http://www.w3.org/2001/04/xmldsig-more#ecdsa-sha384"/><ds:Reference URI=""><ds:Transforms>'
+        f'<ds:Transform Algorithm="{SIG}enveloped-signature"/><ds:Transform Algorithm="{C14N}"/></ds:Transforms>'
+        f'<ds:DigestMethod Algorithm="http://www.w3.org/2001/04/xmldsig-more#sha384"/>'
+        f"<ds:DigestValue>{digest}</ds:DigestValue></ds:Reference></ds:SignedInfo>"
+    )
+    certificates = "".join(
+        f"<ds:X509Certificate>{base64.encodebytes(one).decode()}</ds:X509Certificate>" for one in maker.der()
+    )
+    keys = f"<ds:KeyInfo><ds:X509Data>{certificates}</ds:X509Data></ds:KeyInfo>"
+
+    def signed(value: str) -> str:
+        signature = f'<ds:Signature xmlns:ds="{SIG}">{info}<ds:SignatureValue>{value}</ds:SignatureValue>{keys}'
+        return f"{head}{body}{signature}</ds:Signature></SoftwareIdentity>"
+
+    document = parse_xml(signed("").encode())
+    signature = document.child("Signature")
+    to_sign = canonical_subset(document, (signature, signature.child("SignedInfo")))
+    return signed(base64.b64encode(maker.sign_raw(to_sign)).decode()).encode()
+
+
+def golden(first: int, last: int) -> dict[int, bytes]:
+    return {index: value for index, value in enumerate(GPUS.measurements()) if first <= index < last}
+
+
+DRIVER_RIM = manifest(DRIVER, golden(0, 4))
+VBIOS_RIM = manifest(VBIOS, golden(4, 8))
+
+
+def check(*rims: bytes, now: Instant = NOW, root: bytes = ROOT.root) -> str:
+    found = check_measurements(tuple(RUNTIME), rims, now, root)
+    return f"{'done' if found.done else 'not done'}: {found.detail}"
+
+
+def test_a_gpu_that_measures_as_its_maker_says() -> None:
+    """ATT-9: every active measurement of driver and VBIOS is golden."""
+    assert check(DRIVER_RIM, VBIOS_RIM) == "done: golden measurements match"
+    assert RUNTIME[0].names() == ("NV_GPU_DRIVER_GH100_570.172.08", "NV_GPU_VBIOS_G520_0280_895_9600CF0002")
+
+
+def test_what_is_not_at_hand_is_said() -> None:
+    """ATT-9: none, half, or out of date is not a pass."""
+    assert check().startswith("not done") and "no RIM files" in check()
+    assert f"no RIM file in date for {VBIOS}" in check(DRIVER_RIM)
+    assert "out of date" in check(DRIVER_RIM, VBIOS_RIM, now=NOW.plus(seconds=11 * 365 * 86_400))
+
+
+def test_a_gpu_with_other_firmware_than_its_maker_signed() -> None:
+    """ATT-9."""
+    with pytest.raises(AttestationError, match="measurement 5 is not one of the golden"):
+        check(DRIVER_RIM, manifest(VBIOS, golden(4, 8) | {5: bytes(48)}))
+
+
+def test_two_manifests_for_one_measurement() -> None:
+    """ATT-9: whoever may add a second file must not be able to choose."""
+    with pytest.raises(AttestationError, match="same measurement"):
+        check(DRIVER_RIM, VBIOS_RIM, manifest(VBIOS, golden(3, 4)))
+
+
+@pytest.mark.parametrize("old", [b'active="True"', b'index="1"', b"colloquialVersion", b"a &amp; b", b"Measurement_2"])
+def test_a_manifest_edited_after_signing(old: bytes) -> None:
+    """ATT-9: names, values, switches: all of it is signed."""
+    new = {b'active="True"': b'active="False"', b'index="1"': b'index="9"'}.get(old, old.swapcase())
+    with pytest.raises((AttestationError, MalformedMessage)):
+        parse_rim(DRIVER_RIM.replace(old, new, 1), ROOT.root)
+
+
+def test_spelling_that_means_the_same_is_the_same() -> None:
+    """Canonical XML 1.1: order of attributes, quotes, empty elements and comments do not count."""
+    spelt = DRIVER_RIM.replace(b'name="a &amp; b" tagId="1"', b"tagId='1'  name='a &#38; b'", 1)
+    assert parse_rim(spelt.replace(b"<ns0:Payload", b"<!-- a comment --><ns0:Payload"), ROOT.root).version == DRIVER
+
+
+def test_a_manifest_of_another_maker() -> None:
+    """ATT-9."""
+    thief = signer(b"somebody else's seed", "Simulated RIM root", NOW)
+    with pytest.raises(AttestationError, match="not signed under NVIDIA's root"):
+        parse_rim(manifest(DRIVER, golden(0, 4), thief), ROOT.root)
+    with pytest.raises(AttestationError, match="not signed under NVIDIA's root"):
+        parse_rim(DRIVER_RIM)
+
+
+def test_a_manifest_signed_by_the_right_name_with_the_wrong_key() -> None:
+    """ATT-9: the maker's certificate over another's signature."""
+    thief = replace(MAKER, key=signer(b"somebody else's seed", "thief", NOW).key)
+    with pytest.raises(AttestationError, match="does not verify"):
+        parse_rim(manifest(DRIVER, golden(0, 4), thief), ROOT.root)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"<a>",
+        b'<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>',
+        b"<?xml-stylesheet href='x'?><a/>",
+        b"<a xml:lang='en'/>",
+        b"<a>" * 20 + b"</a>" * 20,
+        b"<a>" + b"<b/>" * 5000 + b"</a>",
+        b"<a b:c='d'/>",
+        b"x" * 300_000,
+    ],
+    ids=range(9),
+)
+def test_xml_that_is_refused(raw: bytes) -> None:
+    """ATT-9: nothing is expanded, fetched, inherited or unbounded."""
+    with pytest.raises(MalformedMessage):
+        parse_rim(raw)
+
+
+# REVOCATION
+
+
+def answer(
+    chain_at: int,
+    status: ocsp.OCSPCertStatus,
+    *,
+    by: Signer | None = None,
+    at: dt.datetime = START,
+    days: int = 1,
+) -> bytes:
+    """A response for the certificate at this place in the first GPU's chain, signed by its issuer."""
+    chain = GPUS.devices[0].chain
+    issuers = (signer(SEED, "GH100 A01 GSP BROM", NOW, GPUS.root), GPUS.root)
+    revoked = at if status is ocsp.OCSPCertStatus.REVOKED else None
+    builder = ocsp.OCSPResponseBuilder().add_response(
+        cert=chain[chain_at],
+        issuer=chain[chain_at + 1],
+        algorithm=hashes.SHA256(),
+        cert_status=status,
+        this_update=at,
+        next_update=at + dt.timedelta(days=days),
+        revocation_time=revoked,
+        revocation_reason=None,
+    )
+    maker = by or issuers[chain_at]
+    made = builder.responder_id(ocsp.OCSPResponderEncoding.NAME, maker.certificate)
+    return made.sign(maker.key, hashes.SHA384()).public_bytes(Encoding.DER)
+
+
+CHAINS = (GPUS.devices[0].chain,)
+GOOD = tuple(answer(place, ocsp.OCSPCertStatus.GOOD) for place in (0, 1))
+
+
+def test_a_chain_nobody_revoked() -> None:
+    """ATT-9: every certificate below the root has a good answer."""
+    found = check_chains(CHAINS, GOOD, NOW)
+    assert found.done and found.until == NOW.plus(seconds=86_400)
+
+
+def test_a_revoked_gpu() -> None:
+    """ATT-9."""
+    with pytest.raises(AttestationError, match="revoked"):
+        check_chains(CHAINS, (answer(0, ocsp.OCSPCertStatus.REVOKED), GOOD[1]), NOW)
+
+
+def test_an_answer_for_half_the_chain_is_not_enough() -> None:
+    """ATT-9: nor is one that is old, or that knows nothing."""
+    for answers in ((), GOOD[:1], (GOOD[0], answer(1, ocsp.OCSPCertStatus.UNKNOWN))):
+        assert not check_chains(CHAINS, answers, NOW).done
+    old = answer(0, ocsp.OCSPCertStatus.GOOD, at=START - dt.timedelta(days=9))
+    assert "1 certificates" in check_chains(CHAINS, (old, GOOD[1]), NOW).detail
+
+
+def test_an_answer_signed_by_somebody_else() -> None:
+    """ATT-9: the revoked GPU's owner answers for it."""
+    forged = answer(0, ocsp.OCSPCertStatus.GOOD, by=signer(b"somebody else's seed", "thief", NOW))
+    with pytest.raises(AttestationError, match="not signed by the authority"):
+        check_chains(CHAINS, (forged, GOOD[1]), NOW)
+
+
+@pytest.mark.parametrize("raw", [b"", b"\x30\x03\x0a\x01\x01", b"\x00" * 20_000])
+def test_what_is_no_ocsp_response(raw: bytes) -> None:
+    """ATT-9."""
+    with pytest.raises(MalformedMessage):
+        check_chains(CHAINS, (raw,), NOW)
