@@ -18,8 +18,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar, get_type_hints
 
 from bombyx.errors import ConfigError
+from bombyx.protocol.pay.price import MAX_COMMISSION, MAX_GRAIN
 from bombyx.protocol.primitives import Address
+from bombyx.protocol.wire.evidence import MAX_KEYSET_LIFE
+from bombyx.protocol.wire.request import MAX_DEADLINE, MAX_FRAME, MIN_FRAME
 
+BEACON_AGE: Final = 120  # seconds a beacon may be older than the keyset that names it; a block takes 12 on slow chains
 MAX_FILE: Final = 1 << 20  # bytes of a configuration file or a network descriptor
 
 
@@ -37,11 +41,16 @@ class ClientConfig:
     k: int = _setting(3, "candidates each request is sealed to", least=1, most=8)
     single_share_bps: int = _setting(1_000, "share of requests sent at k = 1, in 1/10 000", least=0, most=10_000)
     shape: str = _setting("constant", "how answers are laid out in size and time: constant, bucket or off")
-    frame_size: int = _setting(1_024, "bytes of one sealed frame", least=256, most=65_536)
+    frame_size: int = _setting(0, "bytes of one sealed frame; 0: 1 024, for bucket 256", least=0, most=MAX_FRAME)
     max_output: int = _setting(1_024, "output tokens when the application names no limit", least=1, most=1_000_000)
-    deadline: float = _setting(120.0, "seconds a request may take", least=1, most=3_600)
+    deadline: float = _setting(120.0, "seconds a request may take", least=1, most=MAX_DEADLINE)
     deposit: int = _setting(5_000_000, "token base units placed in a channel when it is opened", least=1)
     budget: int = _setting(50_000_000, "token base units this client may commit in all", least=1)
+
+    def check(self) -> None:
+        """What no single bound can say. Raises `ConfigError`."""
+        if 0 < self.frame_size < MIN_FRAME:
+            raise ConfigError(f"client.frame_size = {self.frame_size} is below {MIN_FRAME}", rule="SEAL-8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +61,7 @@ class ProxyConfig:
     host: str = _setting("127.0.0.1", "address to listen on")
     port: int = _setting(11_000, "port for clients and workers; 0 takes a free one", least=0, most=65_535)
     public_url: str = _setting("", "URL others reach this proxy at; empty: made from host and port")
-    commission_bps: int = _setting(500, "commission on workers' prices, in 1/10 000", least=0, most=10_000)
+    commission_bps: int = _setting(500, "commission on workers' prices, in 1/10 000", least=0, most=MAX_COMMISSION)
     max_body: int = _setting(36 << 20, "bytes of one sealed request", least=1_024, most=1 << 30)
     open_per_channel: int = _setting(32, "requests one channel may have open", least=1, most=10_000)
     rate_per_channel: float = _setting(50.0, "requests per second one channel may make", least=0.01)
@@ -60,6 +69,9 @@ class ProxyConfig:
     tls_cert: str = _setting("", "certificate chain (PEM); empty: no TLS here")
     tls_key: str = _setting("", "its private key (PEM)")
     expose_views: bool = _setting(False, "serve what this proxy saw of each request (for demonstrations)")
+
+    def check(self) -> None:
+        """Every bound of a proxy's stands alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +87,7 @@ class WorkerConfig:
     price_input: int = _setting(200_000, "token base units per million input units", least=0)
     price_cached: int = _setting(20_000, "token base units per million cached input units", least=0)
     price_output: int = _setting(800_000, "token base units per million output units", least=0)
-    grain: int = _setting(16, "units are rounded up to multiples of this", least=1, most=4_096)
+    grain: int = _setting(16, "units are rounded up to multiples of this", least=1, most=MAX_GRAIN)
     capacity: int = _setting(4, "requests at once", least=1, most=4_096)
     threads: int = _setting(1, "threads of the embedded engine", least=1, most=256)
     context: int = _setting(2_048, "tokens of context of each request, embedded engine", least=256, most=1_048_576)
@@ -83,6 +95,16 @@ class WorkerConfig:
     overlap: float = _setting(600.0, "seconds an old key still opens requests", least=0.1, most=1_800)
     enclave: str = _setting("simulated", "the enclave's device: simulated, dstack, tappd (older dstack) or configfs")
     enclave_endpoint: str = _setting("", "socket or URL of the dstack agent; empty: where its own clients look")
+
+    def check(self) -> None:
+        """What no single bound can say. Raises `ConfigError`."""
+        life, most = self.rotation + self.overlap, MAX_KEYSET_LIFE - BEACON_AGE
+        if life > most:
+            raise ConfigError(
+                f"worker.rotation + worker.overlap = {life:g} s is above {most}: verifiers grant a keyset"
+                f" {MAX_KEYSET_LIFE} s from its beacon, which is up to {BEACON_AGE} s older",
+                rule="ATT-3",
+            )
 
 
 RoleConfig = ClientConfig | ProxyConfig | WorkerConfig
@@ -109,7 +131,9 @@ def explain(
         for name, value in given.items():
             values[name] = _checked(kind, name, value, source)
             origin[name] = source
-    return kind(**values), origin
+    settings = kind(**values)
+    settings.check()
+    return settings, origin
 
 
 def help_of(kind: type[RoleConfig], name: str) -> str:
@@ -191,8 +215,8 @@ class ProxyAddress:
 class NetworkDescriptor:
     """How to join a network: its chain, its proxies, and the policy its clients appraise evidence with.
 
-    A descriptor is a starting point, not a source of trust: policies are the reader's own choice. `simulated` is set for
-    a network whose enclaves are simulated.
+    A descriptor is a starting point, not a source of trust: policies are the reader's own choice. `simulated` is set
+    for a network whose enclaves are simulated.
     """
 
     chain_url: str

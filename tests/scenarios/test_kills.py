@@ -168,7 +168,7 @@ async def test_a_worker_killed_before_the_first_frame_is_replaced_by_the_next_ca
 
 
 async def test_a_worker_killed_with_a_queue_loses_only_what_it_was_saying(net: Processes) -> None:
-    """PROXY-1: who waited there is served elsewhere or told at once; nobody waits for a deadline."""
+    """LINK-4, LINK-5: who waited there is served elsewhere or told at once; nobody waits for a deadline."""
     readings = [Reading() for _ in range(4)]
     tasks = [asyncio.create_task(read(net, r, f"Story number {i}, please.", 60)) for i, r in enumerate(readings)]
     operator = await _first_busy(net)
@@ -181,7 +181,7 @@ async def test_a_worker_killed_with_a_queue_loses_only_what_it_was_saying(net: P
 
 
 async def test_a_killed_proxy_cuts_its_streams_and_comes_back_with_its_books(net: Processes) -> None:
-    """PAY-16: after the restart nothing charged is forgotten and nothing is charged twice; workers link again."""
+    """PAY-17: after the restart nothing charged is forgotten and nothing is charged twice; workers link again."""
     reading, port = Reading(), net.port
     task = asyncio.create_task(read(net, reading, "Count slowly from one to a thousand.", 900))
     await asyncio.wait_for(reading.started.wait(), 30)
@@ -241,7 +241,7 @@ async def test_a_worker_told_to_stop_finishes_what_it_says(net: Processes) -> No
 
 
 async def test_a_stopped_chain_does_not_stop_answers(net: Processes) -> None:
-    """PAY-14: channels are open and views are fresh enough: requests go on for a while without the chain."""
+    """PAY-4: channels are open and views are fresh enough: requests go on for a while without the chain."""
     child = net.children["devnet"]
     child.process.send_signal(signal.SIGSTOP)
     try:

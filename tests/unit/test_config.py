@@ -4,14 +4,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bombyx.compose.client import _settings
 from bombyx.config import ClientConfig, NetworkDescriptor, ProxyAddress, ProxyConfig, WorkerConfig, explain, load
 from bombyx.errors import ConfigError
+from bombyx.protocol.pay.price import MAX_COMMISSION, MAX_GRAIN
 from bombyx.protocol.primitives import Address
+from bombyx.protocol.seal.chunked import CHUNK
+from bombyx.protocol.seal.hpke import TAG_SIZE
+from bombyx.protocol.wire.evidence import MAX_KEYSET_LIFE
+from bombyx.protocol.wire.request import MAX_DEADLINE, MAX_FRAME, MIN_FRAME, Shape
+from bombyx.roles.proxy.settings import Timings as ProxyTimings
+from bombyx.roles.worker.settings import Limits as WorkerLimits
 
 
 def test_later_sources_win_and_the_origin_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,9 +63,53 @@ def test_a_missing_file_and_a_huge_one_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_defaults_are_within_their_own_bounds() -> None:
-    for kind in (ClientConfig, ProxyConfig, WorkerConfig):
+    kinds: tuple[Any, ...] = (ClientConfig, ProxyConfig, WorkerConfig)
+    for kind in kinds:
         defaults = {name: getattr(kind(), name) for name in explain(kind)[1]}
         assert load(kind, overrides=defaults) == kind()
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"),
+    [
+        (ClientConfig, {"frame_size": MAX_FRAME, "deadline": float(MAX_DEADLINE)}),
+        (ProxyConfig, {"commission_bps": MAX_COMMISSION}),
+        (WorkerConfig, {"grain": MAX_GRAIN}),
+    ],
+)
+def test_settings_reach_as_far_as_the_protocol_and_no_further(kind: Any, most: dict[str, float]) -> None:
+    """SEAL-8, PROXY-2, PAY-13, PAY-12: what every peer would refuse is refused here, with the setting's name."""
+    load(kind, overrides=most)
+    for name, value in most.items():
+        with pytest.raises(ConfigError, match=f"{kind.ROLE}.{name} = .* is outside"):
+            load(kind, overrides={name: value + 1})
+
+
+def test_the_protocols_bounds_are_one_number_each() -> None:
+    """SEAL-8, PROXY-2: proxies and workers take what clients may set."""
+    assert MAX_FRAME == CHUNK + TAG_SIZE
+    assert ProxyTimings().max_deadline == WorkerLimits().deadline_seconds == MAX_DEADLINE
+
+
+@pytest.mark.parametrize("size", [1, MIN_FRAME - 1])
+def test_a_frame_too_small_to_hold_anything_is_refused(size: int) -> None:
+    """SEAL-8: 0 means the shape's own size, nothing else may lie below the least."""
+    with pytest.raises(ConfigError, match=f"below {MIN_FRAME}"):
+        load(ClientConfig, overrides={"frame_size": size})
+
+
+@pytest.mark.parametrize(("shape", "size"), [(Shape.CONSTANT, 1024), (Shape.BUCKET, 256), (Shape.OFF, 1024)])
+def test_a_shape_has_its_own_frame_unless_told(shape: Shape, size: int) -> None:
+    """SEAL-8: 256 bytes in `bucket`, 1 024 in `constant`."""
+    assert _settings(load(ClientConfig, overrides={"shape": shape.value})).frame == size
+    assert _settings(load(ClientConfig, overrides={"shape": shape.value, "frame_size": 512})).frame == 512
+
+
+def test_a_keyset_that_verifiers_would_refuse_is_refused_here() -> None:
+    """ATT-3: rotation and overlap together end before 7 200 s from a beacon that is older than the keyset."""
+    load(WorkerConfig, overrides={"rotation": 5_400.0, "overlap": 1_680.0})
+    with pytest.raises(ConfigError, match=f"grant a keyset {MAX_KEYSET_LIFE} s from its beacon"):
+        load(WorkerConfig, overrides={"rotation": 5_400.0, "overlap": 1_800.0})
 
 
 def test_a_descriptor_comes_back_as_it_was_written(tmp_path: Path) -> None:

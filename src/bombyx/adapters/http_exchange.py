@@ -133,8 +133,13 @@ class Exchange:
         self._finish()
 
     def abort(self) -> None:
-        """Cut the connection: the other side must not take what it has for the whole."""
+        """Cut the connection: the other side must not take what it has for the whole.
+
+        What was written before goes out first: whoever never saw the head would take a paid answer for a lost
+        connection, and ask again.
+        """
         if not self._ended and not self.disconnected:
+            self._flush()
             self._ended = True
             self._connection.transport.abort()
 

@@ -270,6 +270,21 @@ async def test_an_aborted_answer_looks_cut_never_short() -> None:
                 await answer.read()
 
 
+async def test_what_was_written_before_an_abort_arrives() -> None:
+    """HTTP-5: a head that never came looks like a lost connection, which applications ask again over, and pay twice."""
+
+    def cut_at_once(exchange: HttpExchange) -> None:
+        exchange.start(200, {"x-should-retry": "false"})
+        exchange.write(b"half of ")
+        exchange.abort()
+
+    async with serving(cut_at_once) as server:
+        raw = await talk(server, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+    assert raw.startswith(b"HTTP/1.1 200")
+    assert b"half of " in raw
+    assert not raw.endswith(b"0\r\n\r\n")
+
+
 async def test_a_client_that_goes_is_noticed_within_50_ms() -> None:
     """HTTP-5: so that work for it can stop."""
     gone: asyncio.Future[float] = asyncio.get_running_loop().create_future()

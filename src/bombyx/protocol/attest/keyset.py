@@ -10,10 +10,10 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import Final
 
-from bombyx.protocol.attest.policy import CLOCK_SKEW, MAX_KEYSET_LIFE, AppraisalPolicy
+from bombyx.protocol.attest.policy import CLOCK_SKEW, AppraisalPolicy
 from bombyx.protocol.attest.steps import Found, Refused, Status
 from bombyx.protocol.primitives import Address, Digest, Instant, sha256, tagged_hash
-from bombyx.protocol.wire.evidence import BlockHeader, EvidenceBundle, Keyset, ModelManifest
+from bombyx.protocol.wire.evidence import MAX_KEYSET_LIFE, BlockHeader, EvidenceBundle, Keyset, ModelManifest
 
 REPORT_DATA_TAG: Final = b"bombyx keyset v1"
 GPU_NONCE_TAG: Final = "bombyx gpu nonce v1"

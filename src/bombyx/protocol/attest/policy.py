@@ -15,8 +15,8 @@ from bombyx.errors import ConfigError
 from bombyx.protocol.attest.roots import INTEL_ROOT, NVIDIA_ROOT, TrustClass, trust_class_of
 from bombyx.protocol.attest.roots_amd import AMD_ROOTS
 from bombyx.protocol.primitives import Digest
+from bombyx.protocol.wire.evidence import MAX_KEYSET_LIFE
 
-MAX_KEYSET_LIFE: Final = 7200  # seconds from its beacon; the protocol's cap, no policy raises it
 CLOCK_SKEW: Final = 60  # seconds a beacon or a start may lie ahead of our clock
 _MEASUREMENT_SIZES: Final = {
     **dict.fromkeys(("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "mr_config_id", "mr_owner", "mr_owner_config"), 48),

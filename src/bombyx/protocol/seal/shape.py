@@ -26,13 +26,10 @@ from bombyx.protocol.seal.chunked import CHUNK
 from bombyx.protocol.seal.fields import Fields
 from bombyx.protocol.seal.hpke import TAG_SIZE
 from bombyx.protocol.seal.padding import padme
-from bombyx.protocol.wire.request import Shape
+from bombyx.protocol.wire.request import MAX_FRAME, MIN_FRAME, Shape
 from bombyx.protocol.wire.varint import write_varint
 
 TICK: Final = 0.040  # seconds
-DEFAULT_FRAME: Final = {Shape.CONSTANT: 1024, Shape.BUCKET: 256, Shape.OFF: 1024}
-MIN_FRAME: Final = 64  # bytes of ciphertext
-MAX_FRAME: Final = CHUNK + TAG_SIZE
 _CHUNK_HEADER: Final = 2  # bytes of a content chunk's length: fixed, so that any room can be filled exactly
 
 

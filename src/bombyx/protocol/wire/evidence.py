@@ -7,10 +7,12 @@ Not here: any judgement. `protocol/attest` appraises.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from bombyx.protocol.primitives import Address, Digest, Instant
 from bombyx.protocol.wire.codec import Message
+
+MAX_KEYSET_LIFE: Final = 7_200  # seconds from its beacon; the protocol's cap, no policy raises it (ATT-3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

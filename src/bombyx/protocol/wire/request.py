@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from bombyx.protocol.primitives import Address, Digest, Instant, RequestId
 from bombyx.protocol.wire.codec import Message
@@ -20,6 +20,12 @@ class Shape(StrEnum):
     CONSTANT = "constant"
     BUCKET = "bucket"
     OFF = "off"
+
+
+MIN_FRAME: Final = 64  # bytes of one sealed frame's ciphertext (SEAL-8)
+MAX_FRAME: Final = 16_400  # a chunk that every receiver must take (16 384), and its tag
+DEFAULT_FRAME: Final = {Shape.CONSTANT: 1_024, Shape.BUCKET: 256, Shape.OFF: 1_024}
+MAX_DEADLINE: Final = 300  # seconds from its sending in which a request must end (PROXY-2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -121,6 +121,7 @@ class EvidenceCache:
             operator=operator.address,
             receipt_address=operator.receipt_address,
             pay_authorizer=operator.pay_authorizer,
+            chain_id=(await self._ledger.info()).chain_id,
         )
         return appraise(data, self._policy, now=now, registered=registered, beacon=beacon, endorsements=endorsements)
 

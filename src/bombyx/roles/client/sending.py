@@ -187,7 +187,7 @@ class Sender:
             deadline=self._desk.clock.now().plus(seconds=settings.deadline_seconds),
             candidates=tuple(candidate.id for candidate in candidates),
             shape=settings.shape,
-            frame_size=settings.frame_size,
+            frame_size=settings.frame,
         )
 
     def _inner(self, asked: Asked, body: bytes) -> Request:

@@ -11,7 +11,7 @@ from typing import Final
 
 from bombyx.ports import ProxyTransport
 from bombyx.protocol.primitives import Address, Digest
-from bombyx.protocol.wire.request import Shape
+from bombyx.protocol.wire.request import DEFAULT_FRAME, Shape
 from bombyx.protocol.wire.signing import SigningKey
 
 DEFAULT_PORT: Final = 10_000
@@ -41,7 +41,7 @@ class ClientSettings:
     k: int = 3  # candidates of one request
     single_share_bps: int = 1000  # this share of requests goes out at k = 1, as canaries do (MKT-4)
     shape: Shape = Shape.CONSTANT
-    frame_size: int = 1024  # bytes of one sealed frame
+    frame_size: int = 0  # bytes of one sealed frame; 0: the shape's own default
     default_output: int = 1024  # tokens, when the application names no limit
     deadline_seconds: float = 120.0
     max_body: int = 32 << 20  # bytes of one request from the application
@@ -55,3 +55,8 @@ class ClientSettings:
     keep_openings: bool = False  # keep output ids beside receipts; they spell the answers
     models: tuple[tuple[str, Digest], ...] = ()  # names pinned to a manifest by the user
     endpoint_hosts: tuple[str, ...] = ()  # further Host names the endpoint answers to; loopback names always
+
+    @property
+    def frame(self) -> int:
+        """Bytes of one sealed frame."""
+        return self.frame_size or DEFAULT_FRAME[self.shape]

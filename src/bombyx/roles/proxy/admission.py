@@ -26,13 +26,12 @@ from bombyx.protocol.pay.payee import Reservation
 from bombyx.protocol.pay.price import cap_for, worker_cap
 from bombyx.protocol.primitives import Address, Amount, Digest, sha256
 from bombyx.protocol.seal import Envelope, check_layout, parse_envelope
-from bombyx.protocol.wire.request import Meta, Payment
+from bombyx.protocol.wire.request import MAX_FRAME, MIN_FRAME, Meta, Payment
 from bombyx.roles.proxy.accounts import Accounts
 from bombyx.roles.proxy.roster import Roster, Seat
 from bombyx.roles.proxy.settings import ProxySettings
 
 REQUEST_TYPE: Final = "application/vnd.bombyx.request"
-MIN_FRAME, MAX_FRAME = 64, 65_536  # bytes of one sealed frame a client may ask for
 MAX_UNITS: Final = 1 << 32
 BURST_SECONDS: Final = 2.0
 SHOWN_CIPHERTEXT: Final = 32  # bytes of the sealed body that a view shows

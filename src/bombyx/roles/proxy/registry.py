@@ -18,10 +18,13 @@ from bombyx.protocol.wire.evidence import EvidenceBundle, Keyset
 class Registry:
     """Workers by address. An unknown one, or one that does not fit, is looked up afresh before it is refused."""
 
-    def __init__(self, ledger: Ledger, clock: Clock, policy: AppraisalPolicy, *, fresh_seconds: float) -> None:
+    def __init__(
+        self, ledger: Ledger, clock: Clock, policy: AppraisalPolicy, *, chain_id: int, fresh_seconds: float
+    ) -> None:
         self._ledger = ledger
         self._clock = clock
         self._policy = policy
+        self._chain_id = chain_id
         self._fresh = fresh_seconds
         self._workers: dict[Address, Operator] = {}
         self._read_at = float("-inf")
@@ -54,7 +57,10 @@ class Registry:
             self._policy,
             now=self._clock.now(),
             registered=RegisteredWorker(
-                operator=line.address, receipt_address=line.receipt_address, pay_authorizer=line.pay_authorizer
+                operator=line.address,
+                receipt_address=line.receipt_address,
+                pay_authorizer=line.pay_authorizer,
+                chain_id=self._chain_id,
             ),
             beacon=beacon,
         )

@@ -119,7 +119,13 @@ class Proxy:
             expose_views=settings.expose_views,
             observer=self._observer,
         )
-        registry = Registry(self._ledger, clock, settings.policy, fresh_seconds=settings.timings.registry_fresh)
+        registry = Registry(
+            self._ledger,
+            clock,
+            settings.policy,
+            chain_id=info.chain_id,
+            fresh_seconds=settings.timings.registry_fresh,
+        )
         self._desk = Desk(
             settings,
             self._key,

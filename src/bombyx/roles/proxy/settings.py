@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bombyx.protocol.attest import AppraisalPolicy
+from bombyx.protocol.wire.request import MAX_DEADLINE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +32,7 @@ class Timings:
     handshake: float = 10.0
     first_frame: float = 60.0  # a worker that shows nothing for so long is taken for hung
     cancel_grace: float = 5.0  # after CANCEL, for the receipt of what was delivered
-    max_deadline: float = 300.0  # how far ahead a request may set its end
+    max_deadline: float = MAX_DEADLINE  # how far ahead a request may set its end
     view_fresh: float = 30.0  # how old a channel's view may be
     registry_fresh: float = 10.0
     housekeeping: float = 30.0  # claims, top-ups, clean-up

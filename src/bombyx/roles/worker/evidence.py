@@ -20,7 +20,7 @@ from bombyx.protocol.attest.keyset import gpu_nonce, report_data
 from bombyx.protocol.primitives import Address, sha256
 from bombyx.protocol.seal.ohttp import GatewayKey, encode_key_configs
 from bombyx.protocol.seal.replay import ReplayGuard
-from bombyx.protocol.wire.evidence import BlockHeader, EvidenceBundle, Keyset, ModelManifest
+from bombyx.protocol.wire.evidence import MAX_KEYSET_LIFE, BlockHeader, EvidenceBundle, Keyset, ModelManifest
 from bombyx.roles.worker.keys import BootKeys, Period
 from bombyx.roles.worker.settings import Timings
 
@@ -84,7 +84,11 @@ class EvidenceMaker:
             gpu_evidence=None,
             beacon=beacon.hash,
             not_before=now,
-            not_after=now.plus(seconds=self._timings.rotation + self._timings.overlap),
+            # Verifiers count from the beacon (ATT-3): on a chain that stands still a keyset is short, not void.
+            not_after=min(
+                now.plus(seconds=self._timings.rotation + self._timings.overlap),
+                beacon.timestamp.plus(seconds=MAX_KEYSET_LIFE),
+            ),
         )
 
     async def _with_gpu(self, keyset: Keyset) -> tuple[Keyset, bytes | None]:

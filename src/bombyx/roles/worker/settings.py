@@ -12,6 +12,7 @@ from typing import Final
 from bombyx.ports import Engine
 from bombyx.protocol.primitives import Address, Digest
 from bombyx.protocol.wire.evidence import ModelManifest
+from bombyx.protocol.wire.request import MAX_DEADLINE
 
 TICK_SECONDS: Final = 0.040  # SEAL-8: one frame each tick in `constant` shape
 CHECKPOINT_FRAMES: Final = 64  # RCT-7: a checkpoint receipt every so many frames
@@ -56,7 +57,7 @@ class Limits:
     uploads: int = 96 << 20  # bytes of unfinished requests, all links together
     answer: int = 16 << 20  # bytes of one non-streamed answer
     backlog: int = 256 << 10  # bytes of one streamed answer that may wait for the client before the engine is paused
-    deadline_seconds: float = 900.0  # a request gets no more; a payer who withdraws must leave time for it
+    deadline_seconds: float = MAX_DEADLINE  # a request gets no more; a payer who withdraws must leave time for it
     refuse_retry_seconds: float = 1.0
 
 
