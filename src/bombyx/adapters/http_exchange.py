@@ -65,6 +65,9 @@ class Request:
         return f"<{self.method} {self.path} of {len(self.body)} bytes>"
 
 
+ABORT_SECONDS: Final = 2.0  # for what was written to a cut answer to leave
+
+
 class Exchange:
     """The answer to one request. Every method may be called after the other side is gone; then it does nothing."""
 
