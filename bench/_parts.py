@@ -10,7 +10,7 @@ from collections.abc import Callable
 from bombyx.adapters.clock import SystemClock
 from bombyx.adapters.entropy import SystemEntropy
 from bombyx.adapters.simulator import SimulatedEnclave, SimulatedPlatform, development_policy
-from bombyx.protocol.attest import appraise, report_data
+from bombyx.protocol.attest import AppraisalPolicy, appraise, report_data
 from bombyx.protocol.market import draw
 from bombyx.protocol.primitives import Address, Digest, RequestId, Secret, sha256
 from bombyx.protocol.seal import (
@@ -98,7 +98,7 @@ def parts(per_call: Callable[[Callable[[], object]], float]) -> dict[str, float]
     }
 
 
-def _evidence(keys: tuple[GatewayKey, ...]) -> tuple[bytes, object, BlockHeader]:
+def _evidence(keys: tuple[GatewayKey, ...]) -> tuple[bytes, AppraisalPolicy, BlockHeader]:
     now = CLOCK.now()
     platform = SimulatedPlatform.create(seed=bytes(32), now=now.plus(seconds=-60))
     beacon = BlockHeader(number=1, hash=sha256(b"block"), parent=Digest.zero(), timestamp=now.plus(seconds=-5))

@@ -136,8 +136,7 @@ async def compare(endpoint: str, engine: str, count: int, network: Network, body
             await post(engine)
         direct, through = [], []
         before = network.cpu()
-        for _ in range(count):
-            through.append(await timed(lambda: post(endpoint)))
+        through += [await timed(lambda: post(endpoint)) for _ in range(count)]
         after = network.cpu()
         for _ in range(count):
             direct.append(await timed(lambda: post(engine)))

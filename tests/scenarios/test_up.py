@@ -137,9 +137,8 @@ async def _ask_until_served(network: NetworkDescriptor, home: Path, model: str) 
 async def test_ctrl_c_stops_everything_and_leaves_nothing(tmp_path: Path) -> None:
     """README: it stays up until Ctrl-C and leaves nothing behind."""
     async with standing(tmp_path, "--workers", "1") as (process, _):
-        assert process.returncode is None
         assert traces(tmp_path)
-    assert process.returncode == 0
+    assert await process.wait() == 0
     assert traces(tmp_path) == []
 
 
@@ -149,8 +148,9 @@ async def test_a_network_whose_parent_was_killed_ends_by_itself(tmp_path: Path) 
     async with standing(tmp_path, "--workers", "1") as (process, _):
         process.kill()
         await process.wait()
-        ends = time.monotonic() + 30
-        while time.monotonic() < ends and any("python" in line for line in traces(tmp_path)):
+        for _ in range(60):
+            if not any("python" in line for line in traces(tmp_path)):
+                break
             await asyncio.sleep(0.5)
         assert not [line for line in traces(tmp_path) if "python" in line]
 
