@@ -274,3 +274,10 @@ def state_home() -> Path:
 def default_descriptor_path() -> Path:
     """Where `bombyx up` announces the network it runs."""
     return state_home() / "network.json"
+
+
+def passphrase_file() -> Path | None:
+    """The file that holds a wallet's passphrase, where $BOMBYX_PASSPHRASE_FILE names one. The passphrase itself is
+    never in the environment: other processes of the same user could read it there."""
+    named = os.environ.get("BOMBYX_PASSPHRASE_FILE")
+    return Path(named) if named else None

@@ -23,6 +23,7 @@ from bombyx.cli.roles import client, devnet, proxy, worker
 from bombyx.cli.settings import app as config_app
 from bombyx.cli.up import up
 from bombyx.cli.verify import verify
+from bombyx.cli.wallet import app as wallet_app
 from bombyx.errors import BombyxError, LocalError
 
 app = typer.Typer(
@@ -45,6 +46,7 @@ app.add_typer(receipts_app, name="receipts")
 app.command()(conformance)
 app.add_typer(policy_app, name="policy")
 app.add_typer(evidence_app, name="evidence")
+app.add_typer(wallet_app, name="wallet")
 app.add_typer(keys_app, name="keys")
 app.add_typer(config_app, name="config")
 app.add_typer(enclave_app, name="enclave")

@@ -17,6 +17,7 @@ import uvloop
 
 from bombyx import compose
 from bombyx.adapters.processes import announce, until_stopped
+from bombyx.cli.passphrase import FdOption, asking
 from bombyx.compose.service import Service
 from bombyx.config import ClientConfig, NetworkDescriptor, ProxyConfig, WorkerConfig, load, state_home
 
@@ -36,6 +37,7 @@ def client(
     port: Annotated[int | None, typer.Option(help="port of the endpoint")] = None,
     shape: Annotated[str | None, typer.Option(help="constant, bucket or off")] = None,
     expose: Annotated[bool, typer.Option("--expose", help="allow an address others can reach")] = False,
+    passphrase_fd: FdOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
     child: ChildOption = False,
@@ -44,7 +46,9 @@ def client(
     settings = load(ClientConfig, file=config, overrides={"host": host, "port": port, "shape": shape})
     where = state or state_home() / "client"
     _run(
-        lambda: compose.start_endpoint(settings, NetworkDescriptor.load(network), where, expose=expose),
+        lambda: compose.start_endpoint(
+            settings, NetworkDescriptor.load(network), where, expose=expose, ask=asking(passphrase_fd)
+        ),
         json=json or child,
         verbose=verbose,
         child=child,

@@ -18,6 +18,7 @@ from bombyx.config import ClientConfig, NetworkDescriptor, ProxyConfig, WorkerCo
 
 if TYPE_CHECKING:
     from bombyx.compose.service import Service
+    from bombyx.compose.wallet import Ask
     from bombyx.roles.client.core import Client
 
 __all__ = [
@@ -77,11 +78,13 @@ async def start_worker(config: WorkerConfig, network: NetworkDescriptor, state: 
     return await start(config, network, state)
 
 
-async def start_endpoint(config: ClientConfig, network: NetworkDescriptor, state: Path, *, expose: bool) -> Service:
-    """A client and its local OpenAI endpoint."""
+async def start_endpoint(
+    config: ClientConfig, network: NetworkDescriptor, state: Path, *, expose: bool, ask: Ask | None = None
+) -> Service:
+    """A client and its local OpenAI endpoint. `ask` is asked for the passphrase of an encrypted owner key."""
     from bombyx.compose.client import start
 
-    return await start(config, network, state, expose=expose)
+    return await start(config, network, state, expose=expose, ask=ask)
 
 
 async def build_client(

@@ -14,6 +14,7 @@ from bombyx.adapters.proxy_http import HttpProxyTransport
 from bombyx.adapters.sqlite import SqliteStore
 from bombyx.compose.policy import read_policy
 from bombyx.compose.service import Service, fund, open_ledger
+from bombyx.compose.wallet import Ask, open_owner
 from bombyx.config import ClientConfig, NetworkDescriptor, load, state_home
 from bombyx.errors import ConfigError
 from bombyx.protocol.wire.request import Shape
@@ -22,11 +23,13 @@ from bombyx.roles.client.endpoint import Endpoint, check_host
 from bombyx.roles.client.settings import ClientKeys, ClientSettings, ProxyLine
 
 
-async def start(config: ClientConfig, network: NetworkDescriptor, state: Path, *, expose: bool) -> Service:
+async def start(
+    config: ClientConfig, network: NetworkDescriptor, state: Path, *, expose: bool, ask: Ask | None = None
+) -> Service:
     """A client behind a local OpenAI endpoint."""
     check_host(config.host, expose=expose)
     service = Service(facts={"role": "client"})
-    client = await _client(config, network, state)
+    client = await _client(config, network, state, ask)
     service.stack.push_async_callback(client.close)
     endpoint = Endpoint(client, any_host=expose)
     server = HttpServer(endpoint.handle)
@@ -50,13 +53,13 @@ def _descriptor(network: str | dict[str, Any] | None) -> NetworkDescriptor:
     return NetworkDescriptor.load(Path(network) if network else None)
 
 
-async def _client(config: ClientConfig, network: NetworkDescriptor, state: Path) -> Client:
+async def _client(config: ClientConfig, network: NetworkDescriptor, state: Path, ask: Ask | None = None) -> Client:
     """Its `close` also closes the ledger, the store and the transports made here."""
     from bombyx.compose import key_store
 
     keys = key_store(state)
-    owner, session = keys.load_or_create("owner"), keys.load_or_create("session")
     ledger = open_ledger(network.chain_url)
+    owner, session = await open_owner(state, ledger, ask), keys.load_or_create("session")
     store = SqliteStore.open(state / "client.db")
     lines = tuple(ProxyLine(address=p.address, transport=HttpProxyTransport(p.url), url=p.url) for p in network.proxies)
     await fund(ledger, owner.address, config.budget)
