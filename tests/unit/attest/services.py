@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A loopback server that answers as Intel's PCS, AMD's KDS, NVIDIA's services and a provider do. Real HTTP, own roots."""
+"""A loopback server that answers as Intel, AMD, NVIDIA and a provider do. Real HTTP, roots of the tests' own."""
 
 from __future__ import annotations
 

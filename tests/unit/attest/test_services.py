@@ -82,7 +82,7 @@ async def test_an_endorser_that_cannot_answer(
 async def test_an_endorser_that_is_not_there(session: aiohttp.ClientSession) -> None:
     """ATT-11."""
     source = IntelEndorsements(Fetcher(session), "http://127.0.0.1:9")
-    with pytest.raises(Unavailable, match="127.0.0.1"):
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1"):
         await source.endorsements(QUOTE)
     with pytest.raises(Unavailable, match="cannot be parsed"):
         await source.endorsements(b"nonsense")
