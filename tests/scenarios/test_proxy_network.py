@@ -11,10 +11,13 @@ from dataclasses import dataclass, field, replace
 import pytest
 from tests.unit.proxy.kit import CLOCK, ENTROPY, MONEY, ProxyNet, key, manifest
 
-from bombyx.adapters.engine_scripted import TOKENS, Script, ScriptedEngine
+from bombyx.adapters.engine_scripted import END, TOKENS, Script, ScriptedEngine
 from bombyx.adapters.memory import MemoryStore
 from bombyx.adapters.proxy_http import HttpProxyTransport
 from bombyx.adapters.websocket import WebSocketDialer
+from bombyx.ports import Engine
+from bombyx.protocol.wire.records import MAX_LINK_FRAME
+from bombyx.protocol.wire.tokens import TokenTable
 from bombyx.roles.client.core import Client
 from bombyx.roles.client.settings import ClientKeys, ClientSettings, ProxyLine
 from bombyx.roles.worker.runtime import Worker, WorkerPorts
@@ -27,13 +30,15 @@ class Network:
 
     net: ProxyNet = field(default_factory=ProxyNet)
     workers: list[Worker] = field(default_factory=list)
-    engines: list[ScriptedEngine] = field(default_factory=list)
+    engines: list[Engine] = field(default_factory=list)
     clients: list[Client] = field(default_factory=list)
 
-    async def worker(self, name: str, script: Script | None = None) -> Worker:
-        engine = ScriptedEngine(script or Script(words=40))
-        described = replace(manifest(), tokenizer=TOKENS.digest())
-        model = ServedModel(manifest=described, engine=engine, token_table=TOKENS.encode())
+    async def worker(
+        self, name: str, script: Script | None = None, *, table: TokenTable = TOKENS, engine: Engine | None = None
+    ) -> Worker:
+        engine = engine or ScriptedEngine(script or Script(words=40))
+        described = replace(manifest(), tokenizer=table.digest())
+        model = ServedModel(manifest=described, engine=engine, token_table=table.encode())
         worker = Worker(
             WorkerSettings(
                 proxies=(ProxyPeer(url=self.net.link_url, address=self.net.key.address),),
@@ -110,3 +115,28 @@ async def test_a_request_goes_all_the_way_and_everybody_is_paid(network: Network
     view = network.net.proxy.roster
     assert sum(worker.stats.seen for worker in view.workers.values()) == 3
     assert await network.net.proxy.claim(everything=True) == 1
+
+
+def large_table() -> TokenTable:
+    """As many tokens as the largest vocabularies in use have; the scripted engine uses the first few hundred."""
+    pieces = [TOKENS.piece(token) if token != END else b"<end>" for token in range(TOKENS.size)]
+    pieces += [f"token number {number}".encode() for number in range(262_144 - len(pieces))]
+    return TokenTable.build(pieces, special=[END])
+
+
+async def test_a_table_of_262_144_tokens_reaches_the_client_and_is_checked(network: Network) -> None:
+    """LINK-7, RCT-6: such a table fits no link frame; it travels in pieces, once, whatever the number of workers."""
+    table = large_table()
+    assert len(table.encode()) > 4 * MAX_LINK_FRAME
+    first = await network.worker("worker a", table=table)
+    second = await network.worker("worker b", table=table)
+    for session in (*first._sessions, *second._sessions):
+        session.introduce()  # a rotation says hello again
+    client = await network.client()
+    for stream in (False, True):
+        answer = await client.request("POST", "/v1/chat/completions", {}, ask("Say something.", stream=stream))
+        assert answer.status == 200, await answer.read()
+        await answer.read()
+        kept = (await answer.finished()).kept
+        assert kept is not None and kept.text == "equal"
+    assert [session._giving is None for session in (*first._sessions, *second._sessions)] == [False, True]

@@ -162,6 +162,7 @@ class ScriptedWorker:
         self.seq = 0
         self.window = 0
         self.welcomes: asyncio.Queue[LinkWelcome] = asyncio.Queue()
+        self.wanted: asyncio.Queue[bytes] = asyncio.Queue()
         self.received: list[bytes] = []  # every byte of the link
         self.sheet = PriceSheet(v=1, operator=self.operator.address, grain=GRAIN, prices=(PRICE,))
         self._parts: dict[int, bytes] = {}
@@ -258,6 +259,8 @@ class ScriptedWorker:
             self.challenged.set_result(LinkChallenge.decode(payload))
         elif kind is LinkType.WELCOME:
             self.welcomes.put_nowait(LinkWelcome.decode(payload))
+        elif kind is LinkType.WANT:
+            self.wanted.put_nowait(payload)
         elif kind is LinkType.REQUEST_PART:
             self._parts[stream] = self._parts.get(stream, b"") + payload
         elif kind is LinkType.REQUEST_END:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.proxy.conftest import Hire
 from tests.unit.proxy.kit import CLOCK, ProxyNet, key
-from tests.unit.proxy.scripted import PRICE, BareClient, ScriptedWorker
+from tests.unit.proxy.scripted import MANIFEST, PRICE, BareClient, ScriptedWorker
 
 from bombyx.adapters.memory_link import memory_link_pair
 from bombyx.adapters.simulator.platform import SimulatedPlatform
@@ -77,7 +77,7 @@ async def test_a_welcome_proves_the_proxy_and_names_the_channel(net: ProxyNet, h
         ("unknown_version", {"v": 2}),
         ("no_capacity", {"capacity": 0}),
         ("hardware_with_control_characters", {"hardware": "cpu\x1b[2J"}),
-        ("a_blob_nobody_named", {"blobs": (b"any file at all",)}),
+        ("a_blob_nobody_named", {"blobs": (Digest(bytes(32)),)}),
         ("signature_is_garbage", {"signature": bytes(65)}),
     ],
 )
@@ -235,3 +235,63 @@ def test_the_fast_reader_agrees_with_the_plain_one(message: bytes) -> None:
         await session.close()
 
     asyncio.run(work())
+
+
+TABLE = b"a token table"
+
+
+@pytest.fixture
+def named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker whose manifest names the table above."""
+    model = replace(MANIFEST, tokenizer=sha256(TABLE))
+    monkeypatch.setattr("tests.unit.proxy.scripted.MANIFEST", model)
+    monkeypatch.setattr("tests.unit.proxy.scripted.MODEL", model.digest())
+    monkeypatch.setattr("tests.unit.proxy.scripted.PRICE", replace(PRICE, model=model.digest()))
+
+
+@pytest.mark.parametrize(
+    ("attack", "frames"),
+    [
+        ("another_blob_than_asked", [(LinkType.BLOB_END, b"another table")]),
+        ("nothing_at_all", [(LinkType.BLOB_END, b"")]),
+        ("one_more_than_asked", [(LinkType.BLOB_END, TABLE), (LinkType.BLOB_END, TABLE)]),
+        ("more_than_fits", [(LinkType.BLOB_PART, bytes(1 << 20))] * 17),
+    ],
+)
+@pytest.mark.usefixtures("named")
+async def test_a_false_blob_is_turned_away(net: ProxyNet, attack: str, frames: list[tuple[LinkType, bytes]]) -> None:
+    """LINK-7: a proxy keeps nothing under another name, and no more than it asked for."""
+    worker = await dialled(net)
+    worker.hello(blobs=(sha256(TABLE),))
+    assert await asyncio.wait_for(worker.wanted.get(), 5) == sha256(TABLE)
+    for kind, payload in frames:
+        await worker.link.drain()
+        worker.send(kind, 0, payload)
+    assert await turned_away(worker), attack
+    await worker.stop()
+
+
+@pytest.mark.usefixtures("named")
+async def test_blobs_nobody_asked_for_end_the_link(net: ProxyNet) -> None:
+    """LINK-7: nor are any taken before the evidence convinced."""
+    for frame in (LinkType.BLOB_PART, LinkType.BLOB_END):
+        worker = await dialled(net)
+        worker.send(frame, 0, TABLE)
+        assert await turned_away(worker)
+        await worker.stop()
+
+
+@pytest.mark.usefixtures("named")
+async def test_a_blob_that_is_here_is_not_asked_for_again(net: ProxyNet, client: BareClient) -> None:
+    """LINK-7: a table of megabytes is sent once, not at each rotation and by each worker."""
+    worker = await dialled(net)
+    worker.hello(blobs=(sha256(TABLE),))
+    assert await asyncio.wait_for(worker.wanted.get(), 5) == sha256(TABLE)
+    worker.send(LinkType.BLOB_PART, 0, TABLE[:5])
+    worker.send(LinkType.BLOB_END, 0, TABLE[5:])
+    await asyncio.wait_for(worker.welcomes.get(), 5)
+    assert await client.get(f"/v1/blob/{sha256(TABLE).hex()}") == (200, TABLE)
+    worker.hello(blobs=(sha256(TABLE),))
+    await asyncio.wait_for(worker.welcomes.get(), 5)
+    assert worker.wanted.empty()
+    await worker.stop()

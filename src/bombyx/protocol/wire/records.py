@@ -22,6 +22,9 @@ from bombyx.protocol.wire.varint import read_varint, write_varint
 
 MAX_RECORD: Final = 1 << 20  # bytes
 MAX_LINK_FRAME: Final = 1 << 20  # bytes
+MAX_BLOB: Final = 16 << 20  # bytes of one published blob; the token table of 262 000 tokens has about 4 MiB
+MAX_BLOBS: Final = 64  # of one worker
+BLOB_PART_SIZE: Final = 65_536  # bytes; as with requests, one large blob must not stall the streams of a link
 _HEADER: Final = struct.Struct(">IIB")
 E = TypeVar("E", bound=IntEnum)
 
@@ -42,6 +45,9 @@ class LinkType(IntEnum):
     CHALLENGE = 1  # proxy -> worker: LinkChallenge
     HELLO = 2  # worker -> proxy: LinkHello (again on key rotation)
     WELCOME = 3  # proxy -> worker: LinkWelcome
+    WANT = 4  # proxy -> worker: digests (32 bytes each) of offered blobs it does not have
+    BLOB_PART = 5  # worker -> proxy: a piece of the blob wanted next
+    BLOB_END = 6  # worker -> proxy: its last piece
     REQUEST_PART = 16  # proxy -> worker: a piece of a request
     REQUEST_END = 17  # proxy -> worker: the last piece
     DATA = 32  # worker -> proxy: one chunk of the response
@@ -96,7 +102,7 @@ class LinkHello(Message):
     v: int
     bundle: bytes  # canonical EvidenceBundle
     price_sheet: bytes  # canonical PriceSheet
-    blobs: tuple[bytes, ...]  # further content-addressed blobs to publish, e.g. token tables
+    blobs: tuple[Digest, ...]  # further blobs it can give, e.g. token tables; the proxy asks for those it lacks (WANT)
     hardware: str
     capacity: int  # requests at once
     nonce: Digest

@@ -19,7 +19,7 @@ from bombyx.protocol.seal import Randomness
 from bombyx.protocol.wire.market import PriceSheet
 from bombyx.protocol.wire.records import LinkChallenge, LinkHello, LinkLoad, LinkWelcome
 from bombyx.protocol.wire.signing import SigningKey, recover
-from bombyx.roles.proxy.directory import Shelf, published
+from bombyx.roles.proxy.directory import Shelf, evidence_blobs, offered_blobs
 from bombyx.roles.proxy.links import LinkSession
 from bombyx.roles.proxy.metrics import Metrics
 from bombyx.roles.proxy.registry import Registry
@@ -105,12 +105,13 @@ class Desk:
         result, line = await self._registry.vet(hello.bundle)
         self._check_signature(hello, nonce, result.keyset.operator)
         sheet = self._check_sheet(hello, result, line)
-        blobs = published(hello, result, limit=self._settings.limits.blob_bytes)
+        wanted = self._shelf.lacks(offered_blobs(hello, result))
+        blobs = await session.fetch(wanted, limit=self._settings.limits.blob_bytes) if wanted else ()
         account = await self._wallet.account(line)
         if session.closed:
             raise NoWorkers("the link ended during its handshake", rule="LINK-2")
         worker = self._worker(session, hello, line)
-        self._shelf.put(blobs)
+        self._shelf.put((*evidence_blobs(hello), *blobs))
         self._roster.seat(worker, result, sheet, account)
         self._metrics.workers.set(len(self._roster.workers))
         log.info(

@@ -18,7 +18,7 @@ from bombyx.protocol.primitives import Address, Digest, sha256
 from bombyx.protocol.seal import GatewayKey
 from bombyx.protocol.wire.evidence import EvidenceBundle
 from bombyx.protocol.wire.market import Directory
-from bombyx.protocol.wire.records import LinkHello
+from bombyx.protocol.wire.records import MAX_BLOBS, LinkHello
 from bombyx.roles.proxy.roster import Roster
 from bombyx.roles.proxy.settings import ProxySettings
 
@@ -36,6 +36,10 @@ class Shelf:
     def get(self, digest: Digest) -> bytes | None:
         return self._blobs.get(digest)
 
+    def lacks(self, digests: Iterable[Digest]) -> tuple[Digest, ...]:
+        """Those of `digests` that are not here."""
+        return tuple(digest for digest in digests if digest not in self._blobs)
+
     def put(self, blobs: Iterable[bytes]) -> None:
         for blob in blobs:
             digest = sha256(blob)
@@ -49,14 +53,17 @@ class Shelf:
             self._size -= len(dropped)
 
 
-def published(hello: LinkHello, result: AttestationResult, *, limit: int) -> tuple[bytes, ...]:
-    """The blobs of a HELLO, if its evidence names each. Raises `MalformedMessage`."""
+def offered_blobs(hello: LinkHello, result: AttestationResult) -> tuple[Digest, ...]:
+    """The digests of the blobs a HELLO offers, if its evidence names each. Raises `MalformedMessage`."""
     named = {digest for m in result.manifests for digest in (m.tokenizer, m.chat_template) if digest is not None}
-    if any(sha256(blob) not in named for blob in hello.blobs):
-        raise MalformedMessage("a blob that none of its manifests names", peer=Peer.WORKER, rule="LINK-2")
-    if sum(map(len, hello.blobs)) > limit:
-        raise MalformedMessage(f"more than {limit} bytes of blobs", peer=Peer.WORKER, rule="LINK-2")
-    return (hello.bundle, hello.price_sheet, *EvidenceBundle.decode(hello.bundle).manifests, *hello.blobs)
+    if len(hello.blobs) > MAX_BLOBS or len(set(hello.blobs)) != len(hello.blobs) or not set(hello.blobs) <= named:
+        raise MalformedMessage("a blob that none of its manifests names, or too many", peer=Peer.WORKER, rule="LINK-7")
+    return hello.blobs
+
+
+def evidence_blobs(hello: LinkHello) -> tuple[bytes, ...]:
+    """What every HELLO brings to be published."""
+    return (hello.bundle, hello.price_sheet, *EvidenceBundle.decode(hello.bundle).manifests)
 
 
 class Noticeboard:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from bombyx.errors import BombyxError, MalformedMessage, Peer, PeerError, Unavailable
@@ -26,6 +26,7 @@ from bombyx.protocol.wire.records import (
     LinkType,
     write_link_frame,
 )
+from bombyx.roles.proxy.fetching import Fetch
 from bombyx.roles.proxy.relay import Stream
 
 log = logging.getLogger("bombyx.proxy")
@@ -35,6 +36,7 @@ _HEADER_SIZE: Final = _HEADER.size
 _DATA: Final = int(LinkType.DATA)
 LAST_STREAM: Final = 2**32 - 1
 PART: Final = 65_536  # bytes of one REQUEST_PART: one large prompt must not stall the other streams of a link
+BLOB_SECONDS: Final = 60.0  # in which a worker must have given the blobs it offered
 SEND_HIGH: Final = 1 << 20  # bytes waiting on the link before an upload pauses
 
 
@@ -64,6 +66,7 @@ class LinkSession:
         self._streams: dict[int, Stream] = {}
         self._number = 0
         self._hello: asyncio.Task[None] | None = None
+        self._fetch: Fetch | None = None
         self._closing: asyncio.Task[None] | None = None  # held, or the loop might drop it
         self._challenge = desk.challenge()
         self.welcomed = False
@@ -98,6 +101,19 @@ class LinkSession:
             if stream.ended.done():
                 return
         self.send(LinkType.REQUEST_END, stream.number, request[position:])
+
+    async def fetch(self, wanted: Sequence[Digest], *, limit: int) -> tuple[bytes, ...]:
+        """The blobs this worker offered by these digests. Call it for a worker whose HELLO was checked (LINK-7)."""
+        self._timer.cancel()
+        self._fetch = Fetch(wanted, limit=limit)
+        self.send(LinkType.WANT, 0, self._fetch.payload)
+        try:
+            async with asyncio.timeout(BLOB_SECONDS):
+                return await self._fetch.done
+        except TimeoutError:
+            raise Unavailable("the blobs it offered did not come in time", rule="LINK-7") from None
+        finally:
+            self._fetch = None
 
     def send(self, kind: LinkType, number: int, payload: bytes = b"") -> None:
         if not self.closed:
@@ -163,6 +179,8 @@ class LinkSession:
             if self._hello is not None:
                 raise MalformedMessage("a HELLO while another is being checked", peer=Peer.WORKER, rule="LINK-2")
             self._hello = asyncio.get_running_loop().create_task(self._on_hello(LinkHello.decode(payload)))
+        elif kind in (LinkType.BLOB_PART, LinkType.BLOB_END) and self._fetch is not None:
+            self._fetch.part(payload, last=kind == LinkType.BLOB_END)
         elif not self.welcomed:
             raise MalformedMessage(f"frame {kind} before the HELLO", peer=Peer.WORKER, rule="LINK-2")
         elif kind == LinkType.LOAD:

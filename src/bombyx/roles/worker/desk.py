@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Final
 
 from bombyx.errors import BombyxError, Unavailable
 from bombyx.ports import Entropy, Ledger, OperatorRole
-from bombyx.protocol.primitives import Address, Digest, tagged_hash
+from bombyx.protocol.primitives import Address, Digest, sha256, tagged_hash
 from bombyx.protocol.wire.market import PriceSheet
 from bombyx.protocol.wire.records import LinkChallenge, LinkHello, LinkLoad
 from bombyx.protocol.wire.request import Payment
@@ -26,8 +25,6 @@ from bombyx.roles.worker.serve import Server
 from bombyx.roles.worker.streams import Stream
 
 log = logging.getLogger("bombyx.worker")
-
-MAX_BLOBS: Final = 768 << 10  # bytes; a hello is one link frame of at most 1 MiB, and a bundle has about 60 kB
 
 
 class Desk:
@@ -51,7 +48,7 @@ class Desk:
         self._operator = operator
         self._keyring = keyring
         self._sheet = sheet.encode()
-        self._blobs = _fitting(blobs)
+        self._blobs = {sha256(blob): blob for blob in blobs}
         self._hardware = hardware
         self._trusted = trusted
         self._gate = gate
@@ -69,12 +66,15 @@ class Desk:
             v=LINK_VERSION,
             bundle=period.bundle,
             price_sheet=self._sheet,
-            blobs=self._blobs,
+            blobs=tuple(self._blobs),
             hardware=self._hardware,
             capacity=self._gate.load.capacity,
             nonce=Digest(self._entropy.bytes(Digest.SIZE)),
             signature=self._operator.sign(signed),
         )
+
+    def blob(self, digest: Digest) -> bytes | None:
+        return self._blobs.get(digest)
 
     async def proxy_keys(self, proxy: Address) -> frozenset[Address]:
         known = {proxy} & self._trusted
@@ -97,14 +97,3 @@ class Desk:
 
     def load(self) -> LinkLoad:
         return self._gate.load
-
-
-def _fitting(blobs: Iterable[bytes]) -> tuple[bytes, ...]:
-    """As many blobs as fit into a hello. What does not fit is not published, and clients then check no text."""
-    kept: list[bytes] = []
-    for blob in blobs:
-        if sum(map(len, kept)) + len(blob) > MAX_BLOBS:
-            log.warning("a blob of %d bytes does not fit into a hello and is not published", len(blob))
-            continue
-        kept.append(blob)
-    return tuple(kept)

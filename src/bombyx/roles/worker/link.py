@@ -17,8 +17,10 @@ from typing import Any, Final, Protocol
 
 from bombyx.errors import BadRequest, BombyxError, MalformedMessage, Peer, PeerError, Unavailable
 from bombyx.ports import Link
-from bombyx.protocol.primitives import Address
+from bombyx.protocol.primitives import Address, Digest
 from bombyx.protocol.wire.records import (
+    BLOB_PART_SIZE,
+    MAX_BLOBS,
     LinkChallenge,
     LinkHello,
     LinkLoad,
@@ -36,6 +38,8 @@ log = logging.getLogger("bombyx.worker")
 FULL_MESSAGE: Final = 65_536  # bytes; below it, frames that are ready together travel together
 MAX_STREAMS: Final = 4096  # open at once on one link; far above any capacity
 
+GIVE_SECONDS: Final = 60.0  # to give the blobs a proxy lacks, and be welcomed
+
 Frame = tuple[LinkType, int, bytes]
 
 
@@ -44,6 +48,10 @@ class LinkDesk(Protocol):
 
     def introduce(self, challenge: LinkChallenge) -> LinkHello:
         """Our HELLO for this proxy, with the keys of now."""
+        ...
+
+    def blob(self, digest: Digest) -> bytes | None:
+        """One of the blobs the HELLO offers, by its digest."""
         ...
 
     async def proxy_keys(self, proxy: Address) -> frozenset[Address]:
@@ -93,6 +101,7 @@ class LinkSession:
         self._highest = 0
         self._outbox = bytearray()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._giving: asyncio.Task[None] | None = None
         self.welcomed = asyncio.Event()
 
     @property
@@ -107,8 +116,8 @@ class LinkSession:
     async def run(self) -> None:
         frames = self._frames()
         try:
-            async with asyncio.timeout(self._handshake_seconds):
-                await self._handshake(frames)
+            async with asyncio.timeout(self._handshake_seconds) as patience:
+                await self._handshake(frames, patience)
             async for kind, number, payload in frames:
                 await self._on_frame(kind, number, payload)
         except TimeoutError:
@@ -122,22 +131,30 @@ class LinkSession:
             for frame in read_link_frames(message):
                 yield frame
 
-    async def _handshake(self, frames: AsyncIterator[Frame]) -> None:
-        """CHALLENGE -> HELLO -> WELCOME, nothing else before."""
+    async def _handshake(self, frames: AsyncIterator[Frame], patience: asyncio.Timeout) -> None:
+        """CHALLENGE -> HELLO -> WELCOME, nothing else before, but for one WANT."""
         challenge = self._greeting.on_challenge(await self._expect(frames, LinkType.CHALLENGE))
         self._greeting.keys = await self._desk.proxy_keys(challenge.proxy)
         self.introduce()
-        self._on_welcome(await self._expect(frames, LinkType.WELCOME))
+        kind, payload = await self._expect_one(frames, LinkType.WELCOME, LinkType.WANT)
+        if kind is LinkType.WANT:
+            patience.reschedule(asyncio.get_running_loop().time() + GIVE_SECONDS)
+            self._on_want(payload)
+            payload = await self._expect(frames, LinkType.WELCOME)
+        self._on_welcome(payload)
         self.report_load()
 
     async def _expect(self, frames: AsyncIterator[Frame], wanted: LinkType) -> bytes:
+        return (await self._expect_one(frames, wanted))[1]
+
+    async def _expect_one(self, frames: AsyncIterator[Frame], *wanted: LinkType) -> tuple[LinkType, bytes]:
         try:
             kind, number, payload = await anext(frames)
         except StopAsyncIteration:
-            raise Unavailable(f"the link ended before its {wanted.name}") from None
-        if kind is not wanted or number != 0:
-            raise _fault(f"expected {wanted.name}, found {kind.name} on stream {number}")
-        return payload
+            raise Unavailable(f"the link ended before its {wanted[0].name}") from None
+        if kind not in wanted or number != 0:
+            raise _fault(f"expected {wanted[0].name}, found {kind.name} on stream {number}")
+        return kind, payload
 
     def _lost(self) -> None:
         self._on_end(self)
@@ -167,6 +184,8 @@ class LinkSession:
     async def _on_link_frame(self, kind: LinkType, payload: bytes) -> None:
         if kind is LinkType.WELCOME:
             self._on_welcome(payload)
+        elif kind is LinkType.WANT:
+            self._on_want(payload)
         elif kind is LinkType.VOUCHER:
             self._spawn(self._desk.voucher(self.proxy, payload))
         elif kind is LinkType.DRAIN:
@@ -178,6 +197,25 @@ class LinkSession:
         self._window = self._greeting.on_welcome(payload)
         self.welcomed.set()
         self._on_welcomed(self)
+
+    def _on_want(self, payload: bytes) -> None:
+        """The proxy lacks some of the blobs we offered: give them, once at a time (LINK-7)."""
+        if len(payload) % Digest.SIZE or not 0 < len(payload) <= MAX_BLOBS * Digest.SIZE:
+            raise _fault(f"WANT of {len(payload)} bytes")
+        if self._giving is not None and not self._giving.done():
+            raise _fault("a WANT while another is being answered")
+        blobs = [self._desk.blob(Digest(payload[at : at + Digest.SIZE])) for at in range(0, len(payload), Digest.SIZE)]
+        if None in blobs:
+            raise _fault("a WANT for a blob we did not offer")
+        self._giving = self._spawn(self._give([blob for blob in blobs if blob is not None]))
+
+    async def _give(self, blobs: list[bytes]) -> None:
+        for blob in blobs:
+            pieces = [blob[at : at + BLOB_PART_SIZE] for at in range(0, len(blob), BLOB_PART_SIZE)] or [b""]
+            for piece in pieces[:-1]:
+                self._send(LinkType.BLOB_PART, 0, piece)
+                await self._link.drain()  # the streams of this link have their turn in between
+            self._send(LinkType.BLOB_END, 0, pieces[-1])
 
     def _on_part(self, number: int, payload: bytes, *, last: bool) -> None:
         if number in self._refused:
@@ -288,10 +326,11 @@ class LinkSession:
         for stream in tuple(self._streams.values()):
             stream.stop()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
+        return task
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
