@@ -219,16 +219,17 @@ class NetworkDescriptor:
     for a network whose enclaves are simulated.
     """
 
-    chain_url: str
+    chain_url: str  # several JSON-RPC nodes of one chain: separated by commas
     proxies: tuple[ProxyAddress, ...]
     policy: Path
     simulated: Path | None  # folder of the simulated platform, for workers that join on this machine
+    contracts: dict[str, Any] | None = None  # an EVM chain's address book; none: the in-memory chain
 
     def to_json(self) -> str:
         return json.dumps(
             {
                 "version": 1,
-                "chain": {"url": self.chain_url},
+                "chain": {"url": self.chain_url, "contracts": self.contracts},
                 "proxies": [{"address": str(p.address), "url": p.url} for p in self.proxies],
                 "policy": str(self.policy),
                 "simulated_platform": str(self.simulated) if self.simulated else None,
@@ -250,6 +251,7 @@ class NetworkDescriptor:
                 ),
                 policy=Path(raw["policy"]),
                 simulated=Path(raw["simulated_platform"]) if raw.get("simulated_platform") else None,
+                contracts=dict(raw["chain"]["contracts"]) if raw["chain"].get("contracts") else None,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(f"{where}: {type(error).__name__}: {error}") from None

@@ -53,7 +53,7 @@ def examine(model_file: Callable[[], Path | None], port: int, state: Path) -> li
         _folder(state),
         _port(port),
         _enclave(),
-        _chain_node(),
+        chain_node(),
     ]
 
 
@@ -112,7 +112,8 @@ def _enclave() -> Finding:
     )
 
 
-def _chain_node() -> Finding:
+def chain_node() -> Finding:
+    """The EVM node of the development chain."""
     here = Path(sys.executable).with_name("anvil")
     found = str(here) if here.exists() else shutil.which("anvil") or ""
     return Finding(

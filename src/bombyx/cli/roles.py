@@ -112,12 +112,21 @@ def worker(
 
 def devnet(
     port: Annotated[int, typer.Option(help="port to serve on; 0 takes a free one")] = 0,
+    kind: Annotated[str, typer.Option(help="evm, memory, or auto: evm where a chain node is installed")] = "auto",
+    block_time: Annotated[float, typer.Option(help="seconds between blocks of the evm chain", min=0.1)] = 1.0,
     json: JsonOption = False,
     verbose: VerboseOption = False,
     child: ChildOption = False,
 ) -> None:
-    """Run the development chain: in memory, on loopback, with money that is worth nothing."""
-    _run(lambda: compose.start_devnet(port), json=json or child, verbose=verbose, child=child)
+    """Run the development chain on loopback, our contracts on it, with money that is worth nothing."""
+    if kind not in ("auto", "evm", "memory"):
+        raise typer.BadParameter(f"{kind!r} is not evm, memory or auto")
+    _run(
+        lambda: compose.start_devnet(port, kind=kind, block_time=block_time),
+        json=json or child,
+        verbose=verbose,
+        child=child,
+    )
 
 
 def _run(start: Any, *, json: bool, verbose: bool, child: bool) -> None:

@@ -12,6 +12,7 @@ from bombyx.compose.network import RunningNetwork
 
 WIDTH = 110
 _VERDICT = {True: "checked", False: "FAILED", None: "not checked"}
+_CHAINS = {"memory": "in memory, play money", "evm": "EVM node with our contracts, play money"}
 SIMULATED = "Enclaves here are SIMULATED: they protect from nobody who owns this machine."
 
 
@@ -24,7 +25,7 @@ def wide_console(*, stderr: bool) -> Console:
 def show_ready(console: Console, network: RunningNetwork, seconds: float) -> None:
     """The ready table."""
     table = _table("role", "where", "who", "what")
-    table.add_row("chain", network.devnet.ready["url"], "", f"{network.devnet.ready['kind']} ledger, play money")
+    table.add_row("chain", network.devnet.ready["url"], "", _CHAINS[network.devnet.ready["kind"]])
     bps = network.proxy.ready["commission_bps"]
     table.add_row("proxy", network.proxy_url, _short(network.proxy.ready["address"]), f"commission {bps / 100:g} %")
     for child in network.workers:
@@ -83,6 +84,25 @@ def _show_view(console: Console, view: dict[str, Any]) -> None:
     table.add_row("booked", f"{view['booked']['charge']}, of which {view['booked']['worker_charge']} for the worker")
     console.print("\nwhat the proxy saw", style="bold")
     console.print(table)
+
+
+def show_settlement(console: Console, steps: list[dict[str, Any]]) -> None:
+    """What the chain says was deposited, claimed, paid out and given back; and that it adds up."""
+    if not steps:
+        return
+    table = _table("step", "amount", "channel or receiver", "transaction", "gas")
+    for step in steps:
+        table.add_row(
+            step["step"], str(step["amount"]), step["subject"][:18] + "...", step["transaction"][:18] + "...",
+            str(step["gas"]),
+        )  # fmt: skip
+    sums = {kind: sum(s["amount"] for s in steps if s["step"] == kind) for kind in ("deposit", "claim", "refund")}
+    left = sums["deposit"] - sums["claim"] - sums["refund"]
+    console.print("\nsettlement, as the chain tells it", style="bold")
+    console.print(table)
+    console.print(
+        f"deposited {sums['deposit']} = claimed {sums['claim']} + refunded {sums['refund']} + still in channels {left}"
+    )
 
 
 def _short(address: str) -> str:

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,79 +17,99 @@ from rich.console import Console
 
 from bombyx.adapters.processes import until_stopped
 from bombyx.cli.output import print_json
-from bombyx.cli.shown import show_answer, show_ready, wide_console
+from bombyx.cli.shown import show_answer, show_ready, show_settlement, wide_console
 from bombyx.compose.asking import ask, collect
 from bombyx.compose.network import RunningNetwork, running_network
 
 EXAMPLE = "What is the capital of France?"
+DEFAULT_PORT = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What was asked for on the command line."""
+
+    once: str | None
+    json: bool
+    workers: int
+    port: int
+    state: Path | None
+    extra: tuple[str, ...]
+    chain: str
 
 
 def up(
     once: Annotated[str | None, typer.Option(help="ask this once, show the answer and exit")] = None,
     json: Annotated[bool, typer.Option("--json", help="with --once: print one JSON object")] = False,
     workers: Annotated[int, typer.Option(help="workers to start", min=1, max=16)] = 3,
-    port: Annotated[int, typer.Option(help="port of the OpenAI endpoint; 0 takes a free one")] = 10_000,
+    port: Annotated[int, typer.Option(help="port of the OpenAI endpoint; 0 takes a free one")] = DEFAULT_PORT,
     shape: Annotated[str | None, typer.Option(help="shape of answers: constant, bucket or off")] = None,
     state: Annotated[
         Path | None, typer.Option(help="keep keys, books and logs here; default: a folder removed")
     ] = None,
+    memory: Annotated[bool, typer.Option("--memory", help="an in-memory chain instead of a real node")] = False,
 ) -> None:
     """Start chain, proxy, workers in simulated enclaves and the client's OpenAI endpoint; ask one question; stay up."""
     if json and once is None:
         raise typer.BadParameter("--json goes with --once")
     console = wide_console(stderr=json)
     logging.basicConfig(level=logging.WARNING)
-    extra = ("--shape", shape) if shape else ()
-    used_port = 0 if once is not None and port == 10_000 else port
-    uvloop.run(_up(once, json, workers, used_port, state, extra, console))
+    options = Options(
+        once=once,
+        json=json,
+        workers=workers,
+        port=0 if once is not None and port == DEFAULT_PORT else port,
+        state=state,
+        extra=("--shape", shape) if shape else (),
+        chain="memory" if memory else "auto",
+    )
+    uvloop.run(_up(options, console))
 
 
-async def _up(
-    once: str | None,
-    json: bool,
-    workers: int,
-    port: int,
-    state: Path | None,
-    extra: tuple[str, ...],
-    console: Console,
-) -> None:
-    task = asyncio.create_task(_live(once, json, workers, port, state, extra, console))
-    stopped = asyncio.create_task(until_stopped(watch_parent=False))
-    await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    if not task.done():
-        console.print("\nstopping")
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-        return
-    stopped.cancel()
-    task.result()
+async def _up(options: Options, console: Console) -> None:
+    """The first stop signal winds down in order, so that accounts are settled; a second one cuts."""
+    stop, standing = asyncio.Event(), asyncio.Event()
+    live = asyncio.create_task(_live(options, console, stop, standing))
+    while not live.done():
+        signalled = asyncio.create_task(until_stopped(watch_parent=False))
+        await asyncio.wait({live, signalled}, return_when=asyncio.FIRST_COMPLETED)
+        if not live.done():
+            if stop.is_set() or not standing.is_set():
+                live.cancel()
+            console.print("\nstopping", markup=False)
+            stop.set()
+        signalled.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await live
 
 
-async def _live(
-    once: str | None,
-    json: bool,
-    workers: int,
-    port: int,
-    state: Path | None,
-    extra: tuple[str, ...],
-    console: Console,
-) -> None:
+async def _live(options: Options, console: Console, stop: asyncio.Event, standing: asyncio.Event) -> None:
     began = time.monotonic()
 
     def progress(what: str) -> None:
         console.print(f"[{time.monotonic() - began:5.1f} s] starting {what}", style="dim", markup=False)
 
-    async with running_network(workers=workers, port=port, folder=state, progress=progress, extra=extra) as network:
-        if not json:
+    async with running_network(
+        workers=options.workers,
+        port=options.port,
+        folder=options.state,
+        progress=progress,
+        extra=options.extra,
+        chain=options.chain,
+    ) as network:
+        standing.set()
+        if not options.json:
             show_ready(console, network, time.monotonic() - began)
-        answer, facts = await _ask(network, once or EXAMPLE, console, quiet=json)
-        if json:
-            print_json(_summary(answer, facts))
-        else:
+        answer, facts = await _ask(network, options.once or EXAMPLE, console, quiet=options.json)
+        if not options.json:
             show_answer(console, facts)
-        if once is None:
-            await _stay(network, console)
+        if options.once is None:
+            await _stay(network, console, stop)
+        steps = await network.wind_down()
+        if options.json:
+            print_json(_summary(answer, facts) | {"settlement": steps})
+        else:
+            show_settlement(console, steps)
 
 
 async def _ask(network: RunningNetwork, prompt: str, console: Console, *, quiet: bool) -> tuple[str, dict[str, Any]]:
@@ -104,18 +125,19 @@ async def _ask(network: RunningNetwork, prompt: str, console: Console, *, quiet:
     return answer, await collect(network.endpoint, network.proxy_url, request_id)
 
 
-async def _stay(network: RunningNetwork, console: Console) -> None:
-    """Until somebody stops us, or a process of the network ends by itself."""
+async def _stay(network: RunningNetwork, console: Console, stop: asyncio.Event) -> None:
+    """Until somebody stops us; tells when a process of the network ends by itself."""
     console.print(f"\nThe endpoint stays on {network.endpoint} until Ctrl-C. In a second terminal:")
     console.print("  bombyx chat", markup=False)
     console.print("  bombyx worker --engine http://127.0.0.1:8000 --join", markup=False)
     console.print(f"  what was checked: {network.endpoint.removesuffix('/v1')}/verification", markup=False)
-    known = {child.name for child in network.children}
-    while known:
-        await asyncio.sleep(1.0)
+    told: set[str] = set()
+    while not stop.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), 1.0)
         for child in network.children:
-            if not child.running and child.name in known:
-                known.discard(child.name)
+            if not child.running and child.name not in told:
+                told.add(child.name)
                 console.print(f"{child.name} has ended; its last words:\n{child.last_words(6)}", markup=False)
 
 

@@ -107,7 +107,7 @@ def fund(
 
 
 async def _on_chain(network: Path | None, account: Account, amount: int | None) -> dict[str, Any]:
-    ledger = open_ledger(NetworkDescriptor.load(network).chain_url)
+    ledger = open_ledger(NetworkDescriptor.load(network))
     try:
         funded = {} if amount is None else {"transaction": await fund_account(ledger, account.address, amount)}
         return await holdings(ledger, account.address) | funded

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bombyx.adapters.clock import SystemClock
 from bombyx.adapters.entropy import SystemEntropy
 from bombyx.adapters.keys import KeyFiles
-from bombyx.adapters.machine import Finding, examine
+from bombyx.adapters.machine import Finding, chain_node, examine
 from bombyx.config import ClientConfig, NetworkDescriptor, ProxyConfig, WorkerConfig, state_home
 
 if TYPE_CHECKING:
@@ -45,6 +45,11 @@ def examine_machine() -> list[Finding]:
     return examine(packaged_model, ClientConfig().port, state_home())
 
 
+def examine_chain_node() -> Finding:
+    """Whether a chain node is installed."""
+    return chain_node()
+
+
 def new_simulated_platform(folder: Path) -> Path:
     """Make a simulated platform in `folder` and the policy that accepts it beside it; gives the policy's path."""
     from bombyx.adapters.simulator import SimulatedPlatform, development_policy
@@ -57,11 +62,13 @@ def new_simulated_platform(folder: Path) -> Path:
     return policy
 
 
-async def start_devnet(port: int) -> Service:
-    """The in-memory chain on loopback."""
-    from bombyx.compose.devnet import start
+async def start_devnet(port: int, *, kind: str, block_time: float) -> Service:
+    """A development chain on loopback: `evm`, `memory`, or `auto`, which is `evm` where a node is installed."""
+    from bombyx.compose.devnet import start_evm, start_memory
 
-    return await start(port)
+    if kind == "memory" or (kind == "auto" and not examine_chain_node().ok):
+        return await start_memory(port)
+    return await start_evm(port, block_time)
 
 
 async def start_proxy(config: ProxyConfig, network: NetworkDescriptor, state: Path) -> Service:

@@ -58,7 +58,7 @@ async def _client(config: ClientConfig, network: NetworkDescriptor, state: Path,
     from bombyx.compose import key_store
 
     keys = key_store(state)
-    ledger = open_ledger(network.chain_url)
+    ledger = open_ledger(network)
     owner, session = await open_owner(state, ledger, ask), keys.load_or_create("session")
     store = SqliteStore.open(state / "client.db")
     lines = tuple(ProxyLine(address=p.address, transport=HttpProxyTransport(p.url), url=p.url) for p in network.proxies)

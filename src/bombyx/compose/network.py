@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -17,7 +18,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from bombyx.adapters.evm import AddressBook, Rpc, settlement_steps
 from bombyx.adapters.processes import Child, start_child, stop_children
 from bombyx.config import NetworkDescriptor, ProxyAddress, default_descriptor_path
 from bombyx.errors import ConfigError
@@ -48,10 +51,27 @@ class RunningNetwork:
     def proxy_url(self) -> str:
         return str(self.proxy.ready["url"])
 
+    async def wind_down(self) -> list[dict[str, Any]]:
+        """End the roles in the order in which money flows, the chain last; gives what the chain says was settled.
+
+        The client goes first, then the workers, who claim from the proxy, then the proxy, which claims from the client.
+        """
+        if self.client is not None:
+            await stop_children([self.client])
+        await stop_children(list(self.workers))
+        await stop_children([self.proxy])
+        return await settlement(self.descriptor)
+
 
 @asynccontextmanager
 async def running_network(
-    *, workers: int, port: int, folder: Path | None, progress: Progress, extra: tuple[str, ...] = ()
+    *,
+    workers: int,
+    port: int,
+    folder: Path | None,
+    progress: Progress,
+    extra: tuple[str, ...] = (),
+    chain: str = "auto",
 ) -> AsyncIterator[RunningNetwork]:
     """Start everything, announce it, and stop everything. `extra` goes to the client's command line."""
     announced = default_descriptor_path()
@@ -59,21 +79,26 @@ async def running_network(
     state = folder or Path(tempfile.mkdtemp(prefix="bombyx-"))
     children: list[Child] = []
     try:
-        network = await _start(state, children, workers, port, progress, extra)
+        network = await _start(state, children, workers, port, progress, extra, chain)
         _announce(announced, network.descriptor)
         yield network
     finally:
         with contextlib.suppress(FileNotFoundError):
             if announced.resolve().parent.exists() and _is_ours(announced, state):
                 announced.unlink()
-        # clients first, the chain last: what is owed is claimed while there is a chain to claim from
         await stop_children(children[::-1])
         if folder is None:
             shutil.rmtree(state, ignore_errors=True)
 
 
 async def _start(
-    state: Path, children: list[Child], workers: int, port: int, progress: Progress, extra: tuple[str, ...]
+    state: Path,
+    children: list[Child],
+    workers: int,
+    port: int,
+    progress: Progress,
+    extra: tuple[str, ...],
+    chain: str,
 ) -> RunningNetwork:
     from bombyx.compose import new_simulated_platform
 
@@ -82,9 +107,13 @@ async def _start(
     if not policy.exists():
         policy = new_simulated_platform(simulator)
     progress("chain")
-    devnet = await _child(children, state, "devnet", "devnet")
+    devnet = await _child(children, state, "devnet", "devnet", "--kind", chain)
     descriptor = NetworkDescriptor(
-        chain_url=devnet.ready["url"], proxies=(), policy=policy.resolve(), simulated=simulator.resolve()
+        chain_url=devnet.ready["url"],
+        contracts=devnet.ready["contracts"],
+        proxies=(),
+        policy=policy.resolve(),
+        simulated=simulator.resolve(),
     )
     file = state / "network.json"
     file.write_text(descriptor.to_json())
@@ -94,9 +123,7 @@ async def _start(
         "--state", str(state / "proxy"),
     )  # fmt: skip
     line = ProxyAddress(address=Address.parse(proxy.ready["address"]), url=proxy.ready["url"])
-    descriptor = NetworkDescriptor(
-        chain_url=descriptor.chain_url, proxies=(line,), policy=policy.resolve(), simulated=simulator.resolve()
-    )
+    descriptor = dataclasses.replace(descriptor, proxies=(line,))
     file.write_text(descriptor.to_json())
     progress(f"{workers} workers")
     started = await asyncio.gather(
@@ -164,3 +191,15 @@ def _is_ours(announced: Path, state: Path) -> bool:
         return str(state.resolve()) in announced.read_text()
     except OSError:
         return False
+
+
+async def settlement(descriptor: NetworkDescriptor) -> list[dict[str, Any]]:
+    """Deposits, claims, payouts and refunds as the chain tells them; nothing for the in-memory chain."""
+    if descriptor.contracts is None:
+        return []
+    book = AddressBook.from_dict(descriptor.contracts)
+    rpc = Rpc(descriptor.chain_url.split(","))
+    try:
+        return [step.as_dict() for step in await settlement_steps(rpc, book)]
+    finally:
+        await rpc.close()

@@ -31,7 +31,7 @@ async def start(config: ProxyConfig, network: NetworkDescriptor, state: Path) ->
     service = Service(facts={"role": "proxy"})
     entropy, clock = SystemEntropy(), SystemClock()
     key = key_store(state).load_or_create("proxy")
-    ledger = open_ledger(network.chain_url)
+    ledger = open_ledger(network)
     service.stack.push_async_callback(ledger.close)
     store = SqliteStore.open(state / "proxy.db")
     service.stack.push_async_callback(store.close)

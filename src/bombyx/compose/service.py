@@ -8,7 +8,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from bombyx.adapters.evm import AddressBook, EvmLedger, Rpc
 from bombyx.adapters.ledger_http import HttpLedger
+from bombyx.config import NetworkDescriptor
 from bombyx.ports import Ledger
 from bombyx.protocol.primitives import Address
 
@@ -27,14 +29,18 @@ class Service:
         await self.stack.aclose()
 
 
-def open_ledger(url: str) -> HttpLedger:
-    """The chain a descriptor names."""
-    return HttpLedger(url)
+def open_ledger(network: NetworkDescriptor) -> HttpLedger | EvmLedger:
+    """The chain a descriptor names: an EVM chain by its address book, else the in-memory one."""
+    if network.contracts is None:
+        return HttpLedger(network.chain_url)
+    book = AddressBook.from_dict(network.contracts)
+    return EvmLedger(Rpc(network.chain_url.split(","), chain_id=book.chain_id), book)
 
 
 async def fund(ledger: Ledger, account: Address, amount: int) -> None:
     """Development money, where the chain is one that gives it away. Elsewhere accounts are funded by their owners."""
-    if isinstance(ledger, HttpLedger) and (await ledger.info()).kind == "memory":
+    gives = isinstance(ledger, HttpLedger) or (isinstance(ledger, EvmLedger) and ledger.book.development)
+    if gives and isinstance(ledger, HttpLedger | EvmLedger):
         held = int(await ledger.balance(account))
         if held < amount:
             await ledger.faucet(account, amount - held)

@@ -44,7 +44,7 @@ async def start(config: WorkerConfig, network: NetworkDescriptor, state: Path) -
     service = Service(facts={"role": "worker"})
     clock, entropy = SystemClock(), SystemEntropy()
     operator = key_store(state).load_or_create("worker")
-    ledger = open_ledger(network.chain_url)
+    ledger = open_ledger(network)
     service.stack.push_async_callback(ledger.close)
     store = SqliteStore.open(state / "worker.db")
     service.stack.push_async_callback(store.close)

@@ -5,8 +5,19 @@ Nothing here needs a general web3 library: the calls are few, their encodings ar
 """
 
 from bombyx.adapters.evm.deploy import AddressBook, deploy, seed
+from bombyx.adapters.evm.history import SettlementStep, settlement_steps
 from bombyx.adapters.evm.ledger import EvmLedger
 from bombyx.adapters.evm.node import ChainNode, start_node
 from bombyx.adapters.evm.rpc import Rpc
 
-__all__ = ["AddressBook", "ChainNode", "EvmLedger", "Rpc", "deploy", "seed", "start_node"]
+__all__ = [
+    "AddressBook",
+    "ChainNode",
+    "EvmLedger",
+    "Rpc",
+    "SettlementStep",
+    "deploy",
+    "seed",
+    "settlement_steps",
+    "start_node",
+]
