@@ -85,7 +85,7 @@ class Network:
 
     async def up(self, engine: tuple[str, ...], shape: str) -> str:
         policy = new_simulated_platform(self.folder / "platform")
-        devnet = await self.start("devnet", "devnet")
+        devnet = await self.start("devnet", "devnet", "--kind", "memory")
         file = self.folder / "network.json"
 
         def describe(proxies: tuple[ProxyAddress, ...]) -> None:

@@ -51,6 +51,7 @@ class Processes:
             proxies = (ProxyAddress(address=address, url=proxy_url),)
         descriptor = NetworkDescriptor(
             chain_url=self.children["devnet"].ready["url"],
+            contracts=self.children["devnet"].ready["contracts"],
             proxies=proxies,
             policy=self.policy,
             simulated=self.policy.parent,
@@ -71,8 +72,9 @@ class Processes:
         self.children[name] = child
         return child
 
-    async def start_devnet(self) -> None:
-        await self.start("devnet", "devnet")
+    async def start_devnet(self, kind: str = "memory") -> None:
+        """The in-memory chain by default: what these tests are about does not need blocks of a second."""
+        await self.start("devnet", "devnet", "--kind", kind)
 
     async def start_proxy(self, *, port: int = 0, listened: bool = False, name: str = "proxy") -> None:
         network = self._descriptor(name, "")
@@ -131,12 +133,17 @@ class Processes:
 
 @asynccontextmanager
 async def network_of_processes(
-    folder: Path, *, workers: int = 1, listened: bool = False, worker_arguments: tuple[str, ...] = ()
+    folder: Path,
+    *,
+    workers: int = 1,
+    listened: bool = False,
+    worker_arguments: tuple[str, ...] = (),
+    chain: str = "memory",
 ) -> AsyncIterator[Processes]:
     """Devnet, proxy, workers with the real model, client."""
     net = Processes(folder=folder, policy=new_simulated_platform(folder / "simulated-platform"))
     try:
-        await net.start_devnet()
+        await net.start_devnet(chain)
         await net.start_proxy(listened=listened)
         await asyncio.gather(*(net.start_worker(f"worker-{n}", *worker_arguments) for n in range(workers)))
         await net.start_client()

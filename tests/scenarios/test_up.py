@@ -19,8 +19,8 @@ import pytest
 from tests.scenarios.procs import MODEL
 from tests.unit.engines.fake_server import FakeServer
 
-from bombyx.adapters.ledger_http import HttpLedger
 from bombyx.adapters.processes import start_child, stop_children
+from bombyx.compose.service import open_ledger
 from bombyx.config import NetworkDescriptor
 from bombyx.protocol.primitives import Address
 
@@ -66,6 +66,11 @@ async def test_once_prints_one_json_object_and_leaves_nothing(tmp_path: Path) ->
     assert view["request_id"] == said["receipt"]["request_id"]
     assert view["sent"]["body_bytes"] > 0
     assert view["booked"]["charge"] == said["charge"]["paid"]
+    steps = said["settlement"]
+    assert {"deposit", "claim", "payout"} <= {step["step"] for step in steps}
+    assert all(len(step["transaction"]) == 66 for step in steps)
+    claimed = sorted(step["amount"] for step in steps if step["step"] == "claim")
+    assert claimed == sorted([said["charge"]["worker"], said["charge"]["paid"]])
     assert traces(tmp_path) == []
 
 
@@ -108,7 +113,7 @@ async def test_a_worker_joins_with_any_engine_gets_requests_and_is_paid(tmp_path
             assert told
             assert engine.seen, "the engine was asked"
             operator = Address.parse(child.ready["operator"])
-            ledger = HttpLedger(network.chain_url)
+            ledger = open_ledger(network)
             before = int(await ledger.balance(operator))
             await stop_children([child])
             assert child.process.returncode == 0
