@@ -7,7 +7,7 @@ FAST := -m "not slow and not live"
 WORKERS := 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow check fmt docs bench lock clean
+.PHONY: help setup run test test-slow check fmt docs bench fuzz lock clean
 .PHONY: check-format check-lint check-types check-imports check-docs
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make test-slow  the long ones: kill lists, outages, networks of processes"
 	@echo "make check      format, lint, strict types, import rules, docs"
 	@echo "make bench      the benchmarks, in their quick form"
+	@echo "make fuzz       fuzz every parser, 5 minutes each (FUZZ_SECONDS=60 for less)"
 	@echo "make fmt        format the code"
 	@echo "make docs       check links, anchors and commands in the documents"
 	@echo "make lock       resolve the dependencies anew"
@@ -58,6 +59,12 @@ bench: setup
 	@for script in bench/[a-z]*.py; do \
 		if [ -f "$$script" ]; then echo "== $$script"; $(BIN)/python "$$script" --quick || exit 1; fi; \
 	done
+
+# Atheris is no part of the locked environment: it is fetched beside it, when asked for.
+FUZZ_SECONDS := 300
+fuzz: setup
+	@test -d build/fuzz/lib || $(BIN)/python -m pip install -q --target build/fuzz/lib atheris
+	PYTHONPATH=build/fuzz/lib $(BIN)/python fuzz/parsers.py all $(FUZZ_SECONDS)
 
 lock: setup
 	@sh scripts/lock.sh
