@@ -7,7 +7,7 @@
 #   images/build.sh OUT             build into the folder OUT; prints the manifest's digest
 #   images/build.sh --lock OUT      the same, and write images/worker/packages.lock anew
 #
-# Same commit, same locks, same digest. What may change it: the Debian archive has moved on from packages.lock (the build
+# COMMIT names the commit; default: HEAD. Same commit, same locks, same digest. What may change it: the Debian archive has moved on from packages.lock (the build
 # then stops and says so), or another major version of mmdebstrap, tar or umoci.
 # Needs: mmdebstrap, umoci, git, tar, and a Python with pip. APT_SOURCES names a file of package sources; default: this machine's.
 set -eu
@@ -28,7 +28,8 @@ for tool in mmdebstrap umoci git tar; do
     command -v "$tool" >/dev/null 2>&1 || fail "$tool is missing. On Debian: apt-get install mmdebstrap umoci git tar"
 done
 
-SOURCE_DATE_EPOCH=$(git -C "$root" log -1 --format=%ct)
+commit=$(git -C "$root" rev-parse "${COMMIT:-HEAD}")
+SOURCE_DATE_EPOCH=$(git -C "$root" log -1 --format=%ct "$commit")
 export SOURCE_DATE_EPOCH
 created=$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ)
 umask 022
@@ -58,16 +59,17 @@ grep -v '^#' "$here/worker/packages.lock" | cmp -s - "$stage/packages" || {
 say "Python packages"
 app=$stage/app/usr/lib/bombyx
 mkdir -p "$app"
+for lockfile in requirements.lock requirements-model.lock pyproject.toml; do git -C "$root" show "$commit:$lockfile" > "$stage/$lockfile"; done
 "$python" -m pip install --quiet --no-input --disable-pip-version-check --no-compile --no-deps --require-hashes \
     --only-binary=:all: --python-version "$python_version" --implementation cp --platform manylinux_2_28_x86_64 \
     --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --platform manylinux_2_36_x86_64 --target "$app" \
-    -r "$root/requirements.lock" -r "$root/requirements-model.lock"
+    -r "$stage/requirements.lock" -r "$stage/requirements-model.lock"
 rm -rf "$app/bin"
 find "$app" -name __pycache__ -type d -prune -exec rm -rf {} +
 find "$app" \( -name RECORD -o -name direct_url.json -o -name REQUESTED \) -path '*.dist-info/*' -delete
-git -C "$root" archive HEAD src/bombyx | tar -x -C "$stage"
+git -C "$root" archive "$commit" src/bombyx | tar -x -C "$stage"
 cp -r "$stage/src/bombyx" "$app/bombyx"
-version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$root/pyproject.toml" | head -1)
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$stage/pyproject.toml" | head -1)
 mkdir "$app/bombyx-$version.dist-info" "$stage/app/usr/bin" "$stage/app/var" "$stage/app/var/lib" "$stage/app/var/lib/bombyx"
 printf 'Metadata-Version: 2.1\nName: bombyx\nVersion: %s\n' "$version" > "$app/bombyx-$version.dist-info/METADATA"
 printf '#!/bin/sh\nPYTHONPATH=/usr/lib/bombyx PYTHONDONTWRITEBYTECODE=1 exec /usr/bin/python3 -s -m bombyx "$@"\n' > "$stage/app/usr/bin/bombyx"

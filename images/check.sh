@@ -9,6 +9,8 @@ here=$(cd "$(dirname "$0")" && pwd -P)
 folder=${1:-}
 [ -n "$folder" ] || { folder=$(mktemp -d); trap 'rm -rf "$folder"' EXIT; }
 
+COMMIT=$(git -C "$here" rev-parse "${COMMIT:-HEAD}") # whatever is committed meanwhile
+export COMMIT
 for build in one two; do "$here/build.sh" "$folder/$build"; done
 for build in one two; do (cd "$folder/$build/oci" && find . -type f -exec sha256sum {} + | LC_ALL=C sort -k 2) > "$folder/$build.sums"; done
 if ! cmp -s "$folder/one.sums" "$folder/two.sums"; then

@@ -33,12 +33,14 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
 
     from bombyx.adapters.openai_transport import AnswerCut, AsyncBombyxTransport, BombyxTransport
+    from bombyx.roles.agent import Agent
     from bombyx.roles.client.core import Client
 
 __all__ = [
     "openai",
     "async_openai",
     "connect",
+    "agent",
     "Client",
     "BombyxTransport",
     "AsyncBombyxTransport",
@@ -99,6 +101,19 @@ async def connect(network: Network = None, *, state_dir: Path | None = None, bud
 
     named = str(network) if isinstance(network, Path) else network
     return await build_client(named, state_dir=state_dir, budget=budget)
+
+
+async def agent(
+    network: Network = None, *, endpoint: str = "", state_dir: Path | None = None, budget: int | None = None
+) -> Agent:
+    """An agent inside an enclave: its wallet is derived there, and `await agent.say(...)` gives a `Statement`.
+
+    `endpoint`: socket or URL of dstack's guest agent; empty: where its own clients look. Outside: `ConfigError`.
+    """
+    from bombyx.compose.agent_client import build_agent
+
+    named = str(network) if isinstance(network, Path) else network
+    return await build_agent(named, endpoint=endpoint, state_dir=state_dir, budget=budget)
 
 
 def _options(options: dict[str, Any]) -> dict[str, Any]:

@@ -52,6 +52,17 @@ def run(
     raise typer.Exit(asyncio.run(agent.run_inside(image, program, context.args, platform)))
 
 
+@app.command()
+def policy(
+    program: Annotated[list[Path], typer.Argument(help="program as it was measured; several where several were")],
+    compose: ComposeOption = None,
+    platform: PlatformOption = None,
+) -> None:
+    """Print an appraisal policy that accepts this program, computed from its bytes, and the worker's image."""
+    image = agent.image_of(compose, tuple(program))
+    typer.echo(agent.policy_for(image, platform), nl=False)
+
+
 async def _simulate(
     image: agent.Image, folder: Path, port: int, platform: Path | None, *, json: bool, child: bool
 ) -> None:

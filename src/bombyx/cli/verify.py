@@ -19,6 +19,7 @@ from bombyx.cli.examined import Options, verify_report
 from bombyx.cli.files import named_policy, read_bytes
 from bombyx.cli.moments import moment
 from bombyx.cli.output import print_json
+from bombyx.cli.statement import is_statement, verify_statement_file
 from bombyx.config import NetworkDescriptor, default_descriptor_path
 from bombyx.errors import AttestationError, ConfigError, MalformedMessage
 from bombyx.protocol.attest import AppraisalPolicy, Step, appraise, recognise
@@ -54,6 +55,9 @@ def verify(
     given = Options(nonce, report_data, endorsements or [], tokens or [], jwks, rim or [], ocsp or [], only, json)
     if _is_proof(data):
         _verify_proof(data, policy_of(policy), given)
+    elif is_statement(data):
+        endorsed = tuple(read_bytes(path) for path in endorsements or [])
+        raise typer.Exit(verify_statement_file(data, policy_of(policy), now=now, endorsements=endorsed, json=json))
     elif _is_bundle(data):
         _verify_bundle(data, policy_of(policy), now, given)
     else:

@@ -54,7 +54,7 @@ async def serving(
         await server.serve_unix(folder)
         served = None if port is None else await server.serve_http(port)
         policy = folder / "policy.toml"
-        policy.write_text(policy_to_toml(development_policy(machine, (WORKER_IMAGE, image))))
+        await asyncio.to_thread(policy.write_text, policy_for(image, platform))
         yield {
             "trust_class": "simulated",
             "app": image.name,
@@ -80,6 +80,11 @@ async def run_inside(image: Image, program: Path, arguments: Sequence[str], plat
             }
             process = await asyncio.create_subprocess_exec(sys.executable, str(program), *arguments, env=environment)
             return await process.wait()
+
+
+def policy_for(image: Image, platform: Path | None) -> str:
+    """TOML that accepts this image and the worker's, as `simulated`."""
+    return policy_to_toml(development_policy(load_platform(platform), (WORKER_IMAGE, image)))
 
 
 def load_platform(folder: Path | None) -> SimulatedPlatform:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from bombyx.compose.service import Service, fund, open_ledger
 from bombyx.compose.wallet import Ask, open_owner
 from bombyx.config import ClientConfig, NetworkDescriptor, load, state_home
 from bombyx.errors import ConfigError
+from bombyx.ports import Ledger
 from bombyx.protocol.wire.request import Shape
 from bombyx.roles.client.core import Client
 from bombyx.roles.client.endpoint import Endpoint, check_host
@@ -40,32 +42,44 @@ async def start(
 
 
 async def build(
-    network: str | dict[str, Any] | None, *, state_dir: Path | None = None, budget: int | None = None
+    network: str | dict[str, Any] | None,
+    *,
+    state_dir: Path | None = None,
+    budget: int | None = None,
+    keys: ClientKeys | None = None,
+    keep_openings: bool = False,
 ) -> Client:
-    """A started client; `close` it when done."""
+    """A started client; `close` it when done. `keys`: an agent brings its own; others are kept in the state folder."""
     config = load(ClientConfig, overrides={"budget": budget})
-    return await _client(config, _descriptor(network), state_dir or state_home() / "client")
+    state = state_dir or state_home() / "client"
+    return await _client(config, descriptor_of(network), state, keys=keys, keep_openings=keep_openings)
 
 
-def _descriptor(network: str | dict[str, Any] | None) -> NetworkDescriptor:
+def descriptor_of(network: str | dict[str, Any] | None) -> NetworkDescriptor:
     if isinstance(network, dict):
         return NetworkDescriptor.from_json(json.dumps(network))
     return NetworkDescriptor.load(Path(network) if network else None)
 
 
-async def _client(config: ClientConfig, network: NetworkDescriptor, state: Path, ask: Ask | None = None) -> Client:
+async def _client(
+    config: ClientConfig,
+    network: NetworkDescriptor,
+    state: Path,
+    ask: Ask | None = None,
+    *,
+    keys: ClientKeys | None = None,
+    keep_openings: bool = False,
+) -> Client:
     """Its `close` also closes the ledger, the store and the transports made here."""
-    from bombyx.compose import key_store
-
-    keys = key_store(state)
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)  # noqa: ASYNC240 - once, at the start
     ledger = open_ledger(network)
-    owner, session = await open_owner(state, ledger, ask), keys.load_or_create("session")
+    keys = keys or await _kept_keys(state, ledger, ask)
     store = SqliteStore.open(state / "client.db")
     lines = tuple(ProxyLine(address=p.address, transport=HttpProxyTransport(p.url), url=p.url) for p in network.proxies)
-    await fund(ledger, owner.address, config.budget)
+    await fund(ledger, keys.owner.address, config.budget)
     client = Client(
-        _settings(config),
-        keys=ClientKeys(owner=owner, session=session),
+        replace(_settings(config), keep_openings=keep_openings),
+        keys=keys,
         proxies=lines,
         policy=read_policy(network.policy),
         clock=SystemClock(),
@@ -75,6 +89,13 @@ async def _client(config: ClientConfig, network: NetworkDescriptor, state: Path,
     )
     await client.start()
     return client
+
+
+async def _kept_keys(state: Path, ledger: Ledger, ask: Ask | None) -> ClientKeys:
+    from bombyx.compose import key_store
+
+    owner = await open_owner(state, ledger, ask)
+    return ClientKeys(owner=owner, session=key_store(state).load_or_create("session"))
 
 
 def _settings(config: ClientConfig) -> ClientSettings:

@@ -22,7 +22,7 @@ import orjson
 from bombyx.errors import BadRequest, BombyxError, BudgetExceeded, DeadlineExceeded, Unavailable, Unreachable
 from bombyx.ports import Clock, EndorsementSource, Ledger, Store
 from bombyx.protocol.attest import AppraisalPolicy
-from bombyx.protocol.primitives import RequestId
+from bombyx.protocol.primitives import Digest, RequestId
 from bombyx.protocol.seal import Randomness
 from bombyx.roles.client.asked import SERVED, Asked, read_asked
 from bombyx.roles.client.blobs import Blobs
@@ -181,6 +181,10 @@ class Client:
             if isinstance(value, dict):
                 return value
         return None
+
+    async def blob(self, digest: Digest) -> bytes | None:
+        """A token table, manifest, bundle or price sheet this client holds; nobody is asked."""
+        return await self._blobs.kept(digest)
 
     @property
     def distrusted(self) -> dict[str, str]:
