@@ -11,6 +11,7 @@ from rich.console import Console
 
 from bombyx.cli.chat import app as chat_app
 from bombyx.cli.conformance import conformance
+from bombyx.cli.deploy import deploy
 from bombyx.cli.doctor import doctor
 from bombyx.cli.enclave import app as enclave_app
 from bombyx.cli.evidence import app as evidence_app
@@ -39,6 +40,7 @@ app.command()(client)
 app.command()(proxy)
 app.command()(worker)
 app.command()(devnet)
+app.command()(deploy)
 app.command()(verify)
 app.command()(doctor)
 app.add_typer(chat_app)
