@@ -212,6 +212,7 @@ def main() -> None:
         "pay",
         rows,
         [
+            Goal("voucher checks per second per core", 1 / costs["voucher: check"], ">=", 20_000),
             Goal("voucher check / bare recover", costs["voucher: check"] / limit, "<=", 1.35),
             Goal("session MAC / bare recover", costs["session MAC: make or check"] / limit, "<=", 0.15),
             Goal("receipt, all checks / bare recover", costs["receipt: all checks"] / limit, "<=", 2.0),
