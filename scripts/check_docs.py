@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-LEFT_OUT = {".venv", ".lock-venv", ".git", "node_modules", ".hypothesis", ".pytest_cache", "vectors"}
+LEFT_OUT = {".venv", ".lock-venv", "build", ".git", "node_modules", ".hypothesis", ".pytest_cache", "vectors"}
 LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)")
 REFERENCE = re.compile(r"^\s*\[[^\]]+\]:\s+<?(\S+?)>?(?:\s|$)")
 HEADING = re.compile(r"^#{1,6}\s+(.*?)\s*#*$")

@@ -13,7 +13,9 @@ from typing import Any
 
 import orjson
 import pytest
+from typer.testing import CliRunner
 
+from bombyx.cli.app import app
 from bombyx.errors import MalformedMessage
 from bombyx.protocol.attest import (
     AppraisalPolicy,
@@ -214,3 +216,27 @@ def test_captured_tokens_with_one_changed_byte_are_refused(capture: Capture, see
     else:
         document[1][name] = altered
     capture.refused(tokens=(orjson.dumps(document),))
+
+
+def test_the_documents_steps_work_on_a_captured_report(captured: Path, tmp_path: Path) -> None:
+    """ATT-13: docs/verify-a-provider.md, command by command."""
+    folder = captured / "attestation" / "phala_vllmproxy_1xH100_via_nanogpt"
+    manifest = orjson.loads((folder / "manifest.json").read_bytes())
+    kept, pinned, at = str(tmp_path / "report.json"), tmp_path / "provider.toml", ("--at", "2026-06-10T01:49:05Z")
+
+    def run(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, arguments)
+        return result.exit_code, result.stdout
+
+    beside = [("--endorsements", "collateral"), ("--tokens", "nras_response"), ("--jwks", "nras_jwks")]
+    extra = [one for name, file in beside for one in (name, str(folder / f"{file}.json"))]
+    nonce = ("--nonce", manifest["nonce_hex"])
+    assert run("evidence", "pack", str(folder / "report.json"), *at, *nonce, *extra, "--out", kept)[0] == 0
+    assert "Phala / dstack attestation report" in run("evidence", "show", kept)[1]
+    assert run("verify", kept, *at)[0] == 3
+    code, toml = run("policy", "pin", kept, *at)
+    pinned.write_text(toml)
+    assert code == 0 and run("policy", "explain", str(pinned))[0] == 0
+    code, table = run("verify", kept, "--policy", str(pinned), *at)
+    assert code == 0 and table.count("  passed  ") == 10 and "trust class tdx+gpu" in table
+    assert run("verify", kept, "--policy", str(pinned))[0] == 1  # today: the Endorsements have run out
