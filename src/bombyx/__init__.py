@@ -6,6 +6,9 @@
     client = bombyx.openai()        # the stock openai.OpenAI; prompts are sealed to attested enclaves
     answer = client.chat.completions.create(model="SmolLM2-135M-Instruct", messages=[...])
 
+Its channels and receipts lie in a folder of their own, apart from the endpoint's; one process at a time uses a folder,
+`state_dir` names another.
+
 `network` names how to reach a network: a descriptor file, its content as a dict, or None for the one that `bombyx
 up` runs on this machine. Nothing is sent before the first request; constructing a client does no I/O.
 """

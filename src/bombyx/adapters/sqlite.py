@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +44,11 @@ class _Job:
 class SqliteStore:
     """Durable rows in one file. Made by `open`; use from one event loop or several."""
 
-    def __init__(self, path: Path, writer: sqlite3.Connection, reader: sqlite3.Connection) -> None:
+    def __init__(
+        self, path: Path, writer: sqlite3.Connection, reader: sqlite3.Connection, released: Callable[[], None]
+    ) -> None:
         self.path = path
+        self._released = released
         self._writer = writer
         self._reader = reader
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
@@ -54,11 +58,15 @@ class SqliteStore:
         self._thread.start()
 
     @classmethod
-    def open(cls, path: Path) -> SqliteStore:
-        """Open or make the file. Raises `Unavailable` when that is not possible."""
+    def open(cls, path: Path, *, released: Callable[[], None] = lambda: None) -> SqliteStore:
+        """Open or make the file (0600: it holds secrets and receipts). `Unavailable` when that is not possible.
+
+        `released` is called once the file has been let go of.
+        """
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return cls(path, _connect(path), _connect(path))
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # its log and index take the same mode
+            return cls(path, _connect(path), _connect(path), released)
         except (sqlite3.Error, OSError) as error:
             raise Unavailable(f"cannot open the store {path}: {error}") from error
 
@@ -93,6 +101,7 @@ class SqliteStore:
         self._reads.shutdown()
         self._reader.close()
         self._writer.close()
+        self._released()
 
     async def _query(self, statement: str, values: tuple[str | bytes | int, ...]) -> list[tuple[bytes, ...]]:
         if self._closed:

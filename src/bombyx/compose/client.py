@@ -6,13 +6,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from bombyx.adapters.clock import SystemClock
 from bombyx.adapters.entropy import SystemEntropy
 from bombyx.adapters.http_server import HttpServer
 from bombyx.adapters.proxy_http import HttpProxyTransport
 from bombyx.adapters.sqlite import SqliteStore
+from bombyx.adapters.state_folder import StateFolder
 from bombyx.compose.policy import read_policy
 from bombyx.compose.service import Service, fund, open_ledger
 from bombyx.compose.wallet import Ask, open_owner
@@ -23,6 +24,8 @@ from bombyx.protocol.wire.request import Shape
 from bombyx.roles.client.core import Client
 from bombyx.roles.client.endpoint import Endpoint, check_host
 from bombyx.roles.client.settings import ClientKeys, ClientSettings, ProxyLine
+
+SDK_FOLDER: Final = "sdk"  # not the endpoint's: both may run at once, each with channels of its own
 
 
 async def start(
@@ -51,7 +54,7 @@ async def build(
 ) -> Client:
     """A started client; `close` it when done. `keys`: an agent brings its own; others are kept in the state folder."""
     config = load(ClientConfig, overrides={"budget": budget})
-    state = state_dir or state_home() / "client"
+    state = state_dir or state_home() / SDK_FOLDER
     return await _client(config, descriptor_of(network), state, keys=keys, keep_openings=keep_openings)
 
 
@@ -71,23 +74,40 @@ async def _client(
     keep_openings: bool = False,
 ) -> Client:
     """Its `close` also closes the ledger, the store and the transports made here."""
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)  # noqa: ASYNC240 - once, at the start
+    held = StateFolder.hold(state)
     ledger = open_ledger(network)
-    keys = keys or await _kept_keys(state, ledger, ask)
-    store = SqliteStore.open(state / "client.db")
+    try:
+        keys = keys or await _kept_keys(state, ledger, ask)
+        settings = replace(_settings(config), keep_openings=keep_openings)
+        await fund(ledger, keys.owner.address, config.budget)
+        return await _started(settings, network, ledger, held, keys)
+    except BaseException:
+        await ledger.close()
+        held.release()
+        raise
+
+
+async def _started(
+    settings: ClientSettings, network: NetworkDescriptor, ledger: Ledger, held: StateFolder, keys: ClientKeys
+) -> Client:
+    policy = read_policy(network.policy)
+    store = SqliteStore.open(held.path / "client.db", released=held.release)
     lines = tuple(ProxyLine(address=p.address, transport=HttpProxyTransport(p.url), url=p.url) for p in network.proxies)
-    await fund(ledger, keys.owner.address, config.budget)
     client = Client(
-        replace(_settings(config), keep_openings=keep_openings),
+        settings,
         keys=keys,
         proxies=lines,
-        policy=read_policy(network.policy),
+        policy=policy,
         clock=SystemClock(),
         randomness=SystemEntropy(),
         store=store,
         ledger=ledger,
     )
-    await client.start()
+    try:
+        await client.start()
+    except BaseException:
+        await client.close()
+        raise
     return client
 
 

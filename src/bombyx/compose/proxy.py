@@ -10,6 +10,7 @@ from bombyx.adapters.clock import SystemClock
 from bombyx.adapters.entropy import SystemEntropy
 from bombyx.adapters.http_server import HttpLimits, HttpServer
 from bombyx.adapters.sqlite import SqliteStore
+from bombyx.adapters.state_folder import StateFolder
 from bombyx.adapters.websocket import websocket_upgrade
 from bombyx.compose.policy import read_policy
 from bombyx.compose.service import Service, fund, open_ledger
@@ -30,6 +31,7 @@ async def start(config: ProxyConfig, network: NetworkDescriptor, state: Path) ->
 
     service = Service(facts={"role": "proxy"})
     entropy, clock = SystemEntropy(), SystemClock()
+    service.stack.callback(StateFolder.hold(state).release)
     key = key_store(state).load_or_create("proxy")
     ledger = open_ledger(network)
     service.stack.push_async_callback(ledger.close)

@@ -14,6 +14,7 @@ from bombyx.adapters.engine_openai import OpenAIEngine
 from bombyx.adapters.entropy import SystemEntropy
 from bombyx.adapters.gguf import file_digest, find_packaged_model, read_gguf
 from bombyx.adapters.sqlite import SqliteStore
+from bombyx.adapters.state_folder import StateFolder
 from bombyx.adapters.token_gaps import TokenIndex
 from bombyx.adapters.websocket import WebSocketDialer
 from bombyx.compose.enclave import enclave_device
@@ -43,6 +44,7 @@ async def start(config: WorkerConfig, network: NetworkDescriptor, state: Path) -
 
     service = Service(facts={"role": "worker"})
     clock, entropy = SystemClock(), SystemEntropy()
+    service.stack.callback(StateFolder.hold(state).release)
     operator = key_store(state).load_or_create("worker")
     ledger = open_ledger(network)
     service.stack.push_async_callback(ledger.close)
