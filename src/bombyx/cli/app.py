@@ -9,6 +9,7 @@ from importlib.metadata import version as installed_version
 import typer
 from rich.console import Console
 
+from bombyx.cli.channel import app as channel_app
 from bombyx.cli.chat import app as chat_app
 from bombyx.cli.conformance import conformance
 from bombyx.cli.deploy import deploy
@@ -49,6 +50,7 @@ app.command()(conformance)
 app.add_typer(policy_app, name="policy")
 app.add_typer(evidence_app, name="evidence")
 app.add_typer(wallet_app, name="wallet")
+app.add_typer(channel_app, name="channel")
 app.add_typer(keys_app, name="keys")
 app.add_typer(config_app, name="config")
 app.add_typer(enclave_app, name="enclave")

@@ -78,7 +78,7 @@ async def _client(
     ledger = open_ledger(network)
     try:
         keys = keys or await _kept_keys(state, ledger, ask)
-        settings = replace(_settings(config), keep_openings=keep_openings)
+        settings = replace(settings_of(config), keep_openings=keep_openings)
         await fund(ledger, keys.owner.address, config.budget)
         return await _started(settings, network, ledger, held, keys)
     except BaseException:
@@ -118,7 +118,8 @@ async def _kept_keys(state: Path, ledger: Ledger, ask: Ask | None) -> ClientKeys
     return ClientKeys(owner=owner, session=key_store(state).load_or_create("session"))
 
 
-def _settings(config: ClientConfig) -> ClientSettings:
+def settings_of(config: ClientConfig) -> ClientSettings:
+    """What an operator set, as the role takes it."""
     try:
         shape = Shape(config.shape)
     except ValueError:

@@ -123,4 +123,4 @@ async def test_where_money_is_worth_something_no_key_is_made_unasked(tmp_path: P
         await open_owner(tmp_path, real)
     with pytest.raises(ConfigError, match="send tokens"):
         await fund_account(real, (await real.info()).token, 1)
-    assert not list(tmp_path.glob("owner.*"))
+    assert not Wallets(tmp_path).accounts()

@@ -21,6 +21,7 @@ CHANNEL_CONFIG_TYPE: Final = type_hash(
 )
 VOUCHER_TYPE: Final = type_hash("Voucher(bytes32 channelId,uint128 maxClaimableAmount)")
 REFUND_TYPE: Final = type_hash("Refund(bytes32 channelId,uint256 nonce,uint128 amount)")
+CLOSE_TYPE: Final = type_hash("CloseChannel(bytes32 channelId,address payee)")
 SESSION_GRANT_TYPE: Final = type_hash("SessionGrant(bytes32 channelId,address payee,bytes32 keyHash,uint64 notAfter)")
 
 
@@ -68,6 +69,11 @@ def voucher_digest(domain: Digest, channel: Digest, ceiling: int) -> Digest:
 
 def refund_digest(domain: Digest, channel: Digest, nonce: int, amount: int) -> Digest:
     return typed_digest(domain, struct_hash(REFUND_TYPE, channel, word(nonce), word(amount)))
+
+
+def close_digest(domain: Digest, channel: Digest, payee: Address) -> Digest:
+    """What a payer signs to ask its payee for a refund of all that is left (PAY-25). Never seen by a contract."""
+    return typed_digest(domain, struct_hash(CLOSE_TYPE, channel, word(payee)))
 
 
 def grant_digest(domain: Digest, channel: Digest, payee: Address, key_hash: Digest, not_after: Instant) -> Digest:

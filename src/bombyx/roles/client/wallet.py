@@ -16,7 +16,7 @@ from bombyx.ports import Clock, Ledger, LedgerInfo, Operator, Store, Write
 from bombyx.protocol.pay.grant import KEY_SIZE
 from bombyx.protocol.pay.payer import PayerChannel, PayerPolicy
 from bombyx.protocol.pay.price import with_commission
-from bombyx.protocol.primitives import Address, Digest, RequestId, Secret
+from bombyx.protocol.primitives import Address, Amount, Digest, RequestId, Secret
 from bombyx.protocol.seal import SESSION_LABEL, Randomness, encapsulate_request
 from bombyx.protocol.seal.ohttp import parse_key_config
 from bombyx.protocol.wire.channel import ChannelConfig, settlement_domain
@@ -26,6 +26,7 @@ from bombyx.roles.client.settings import ClientKeys, ClientSettings
 TABLE: Final = "client_channel"
 SESSION_SECONDS: Final = 3600 * 6
 LEFT_LIMIT: Final = 8  # requests left before the proxy is asked what became of them
+CLOSED: Final = "closed by its owner"  # the reason a channel is frozen for when another takes its place
 WINDOW_SHARE: Final = 20  # one voucher opens a twentieth of a deposit: what is at risk beyond requests under way
 
 
@@ -49,7 +50,8 @@ class Wallet:
         self._store = store
         self._ledger = ledger
         self._channels: dict[Address, PayerChannel] = {}  # by receiver
-        self._deposited: dict[Address, int] = {}
+        self._closed: dict[Digest, PayerChannel] = {}  # by id; another may have taken their place
+        self._deposited: dict[Digest, int] = {}
         self._lock = asyncio.Lock()
         self._writing = asyncio.Lock()  # rows must reach the store in the order in which they were taken
         self._info: LedgerInfo | None = None
@@ -65,7 +67,10 @@ class Wallet:
         domain = await self._domain()
         rows = await self._store.scan(TABLE)
         for channel in PayerChannel.load(domain, self._policy(), rows):
-            self._channels[channel.config.receiver] = channel
+            if channel.frozen == CLOSED:
+                self._closed[channel.id] = channel
+            else:
+                self._channels[channel.config.receiver] = channel
             await self._observe(channel)
 
     def channel(self, proxy: Address) -> PayerChannel | None:
@@ -73,6 +78,36 @@ class Wallet:
 
     def channels(self) -> tuple[PayerChannel, ...]:
         return tuple(self._channels.values())
+
+    def closed_channels(self) -> tuple[PayerChannel, ...]:
+        """Those closed by hand. Something may still lie in them."""
+        return tuple(self._closed.values())
+
+    @property
+    def spent(self) -> int:
+        """What of the budget is used: deposited in all channels and not taken back."""
+        return sum(self._deposited.values())
+
+    async def deposit(self, proxy: Operator, amount: int) -> tuple[PayerChannel, Digest]:
+        """Open the channel to a proxy, or top it up, by hand; the budget holds all the same."""
+        async with self._lock:
+            channel = self._channels.get(proxy.address) or await self._new_channel(proxy)
+            if channel.frozen is not None:
+                raise LocalError(f"the channel is frozen: {channel.frozen}", rule="PAY-21")
+            return channel, await self._deposit(channel, amount, least=amount)
+
+    async def close(self, proxy: Address) -> PayerChannel:
+        """Sign nothing on this channel any more; the next payment to the proxy opens another. Durable."""
+        channel = self._known(proxy)
+        channel.freeze(CLOSED)
+        await self._write(channel)
+        if channel.frozen == CLOSED:
+            self._closed[channel.id] = self._channels.pop(proxy)
+        return channel
+
+    async def observe(self, channel: PayerChannel) -> None:
+        """Take note of what the chain shows of a channel now."""
+        await self._observe(channel)
 
     async def pay(
         self, proxy: Operator, request_id: RequestId, *, cap: int, meta_hash: Digest, body_hash: Digest
@@ -170,7 +205,7 @@ class Wallet:
         more = 0 if request_id in channel.in_flight else cap
         short = channel.agreed + channel.open_amount + more - channel.limit
         if short > 0 and channel.frozen is None:
-            await self._deposit(channel, short)
+            await self._deposit(channel, self._settings.deposit, least=short)
         return channel
 
     async def _new_channel(self, proxy: Operator) -> PayerChannel:
@@ -189,24 +224,27 @@ class Wallet:
         self._channels[proxy.address] = channel
         return channel
 
-    async def _deposit(self, channel: PayerChannel, short: int) -> None:
-        room = self._settings.budget - sum(self._deposited.values())
-        amount = min(max(self._settings.deposit, short), room)
-        if amount < short:
-            raise BudgetExceeded(f"{short} more is needed, {max(0, room)} of the budget is left", rule="PAY-18")
+    async def _deposit(self, channel: PayerChannel, wanted: int, *, least: int) -> Digest:
+        """Put `wanted` in, or as much as budget and account allow; refuses below `least`."""
+        room = self._settings.budget - self.spent
+        amount = min(max(wanted, least), room)
+        if amount < least:
+            raise BudgetExceeded(f"{least} more is needed, {max(0, room)} of the budget is left", rule="PAY-18")
         owned = await self._ledger.balance(self._keys.owner.address)
-        if owned < short:
+        if owned < least:
             raise BudgetExceeded(
-                f"account {self._keys.owner.address} holds {int(owned)} of the {short} needed", rule="PAY-18"
+                f"account {self._keys.owner.address} holds {int(owned)} of the {least} needed", rule="PAY-18"
             )
-        await self._ledger.deposit(channel.config, type(owned)(min(amount, owned)), signer=self._keys.owner)
+        amount = min(amount, owned)
+        done = await self._ledger.deposit(channel.config, Amount(amount), signer=self._keys.owner)
         await self._observe(channel)
+        return done
 
     async def _observe(self, channel: PayerChannel) -> None:
         view = await self._ledger.channel(channel.id)
         if view is not None:
             channel.observe(view)
-            self._deposited[channel.config.receiver] = int(view.balance)
+            self._deposited[channel.id] = int(view.balance)
 
     def _open_session(self, channel: PayerChannel, proxy: Operator) -> None:
         key = Secret(self._randomness.bytes(KEY_SIZE))

@@ -120,7 +120,18 @@ class Accounts:
     def account(self, channel: Digest) -> Account:
         return self.book.account(channel)
 
+    async def close_channel(self, channel: Digest, view: ChannelView) -> None:
+        """Take no more requests on a channel; durable when this returns (PAY-16)."""
+        if channel not in self.book:
+            self.book.open(view)
+        self.book.close(channel)
+        await self._scribe.write(TABLE, self.book.take_rows())
+
     # --- the chain ---
+
+    async def look_up(self, channel: Digest) -> ChannelView:
+        """The channel as the chain shows it now. Raises `PaymentError` when there is none."""
+        return await self._look_up(channel)
 
     async def _view(self, payment: Payment) -> ChannelView:
         """The channel on chain: a little old is good enough, unless the voucher shows that it was topped up."""

@@ -20,6 +20,7 @@ from bombyx.ports import Clock, HttpExchange
 from bombyx.protocol.primitives import Digest, RequestId
 from bombyx.roles.proxy.accounts import Accounts
 from bombyx.roles.proxy.admission import SHOWN_CIPHERTEXT, Admission, Job
+from bombyx.roles.proxy.closing import Closing
 from bombyx.roles.proxy.directory import Noticeboard, Shelf
 from bombyx.roles.proxy.dispatch import Dispatcher
 from bombyx.roles.proxy.metrics import Metrics
@@ -33,6 +34,8 @@ BLOB: Final = {"content-type": "application/cbor", "cache-control": "public, max
 TEXT: Final = {"content-type": "text/plain; version=0.0.4; charset=utf-8"}
 OHTTP_KEY: Final = "https://iana.org/assignments/http-problem-types#ohttp-key"
 BLIND: Final = "/v1/blind"
+CHANNEL: Final = "/v1/channel/"
+CLOSE: Final = "/close"
 
 
 class Front:
@@ -48,9 +51,11 @@ class Front:
         metrics: Metrics,
         clock: Clock,
         *,
+        closing: Closing,
         expose_views: bool,
         observer: Observer | None = None,
     ) -> None:
+        self._closing = closing
         self._admission = admission
         self._dispatcher = dispatcher
         self._accounts = accounts
@@ -74,6 +79,9 @@ class Front:
             if path == BLIND:
                 _allow(method, "POST")
                 self._begin(exchange)
+            elif path.startswith(CHANNEL) and path.endswith(CLOSE):
+                _allow(method, "POST")
+                self._spawn(self._close(exchange, _digest(path.removeprefix(CHANNEL).removesuffix(CLOSE))))
             else:
                 _allow(method, "GET", "HEAD")
                 self._page(exchange, path)
@@ -87,8 +95,8 @@ class Front:
             exchange.respond(200, CBOR, self._board.directory())
         elif path.startswith("/v1/blob/"):
             self._blob(exchange, path.removeprefix("/v1/blob/"))
-        elif path.startswith("/v1/channel/"):
-            self._channel(exchange, path.removeprefix("/v1/channel/"))
+        elif path.startswith(CHANNEL):
+            self._channel(exchange, path.removeprefix(CHANNEL))
         elif path.startswith("/v1/view/") and self._views is not None:
             self._view(exchange, self._views, path.removeprefix("/v1/view/"))
         elif path == "/v1/info":
@@ -124,6 +132,12 @@ class Front:
             "phase": account.phase.name.lower(),
         }
         exchange.respond(200, JSON, _json(told))
+
+    async def _close(self, exchange: HttpExchange, channel: Digest) -> None:
+        try:
+            exchange.respond(200, JSON, _json(await self._closing.close(channel, exchange.request.body)))
+        except BombyxError as error:
+            self._refuse(exchange, error)
 
     def _view(self, exchange: HttpExchange, views: Views, name: str) -> None:
         try:

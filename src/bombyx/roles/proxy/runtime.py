@@ -23,6 +23,7 @@ from bombyx.protocol.wire.signing import SigningKey
 from bombyx.roles.proxy import accounts, wallet
 from bombyx.roles.proxy.accounts import Accounts
 from bombyx.roles.proxy.admission import Admission
+from bombyx.roles.proxy.closing import Closing
 from bombyx.roles.proxy.desk import Desk
 from bombyx.roles.proxy.directory import Noticeboard, Shelf
 from bombyx.roles.proxy.dispatch import Dispatcher
@@ -116,6 +117,7 @@ class Proxy:
             shelf,
             self.metrics,
             clock,
+            closing=Closing(books, self._key),
             expose_views=settings.expose_views,
             observer=self._observer,
         )
