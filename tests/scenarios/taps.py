@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+from bombyx.protocol.wire.records import LinkType
+
 
 @dataclass
 class Tap:
@@ -45,7 +47,11 @@ class Tap:
     def everything(self) -> bytes:
         """Both directions as they went over the wire, and the same with WebSocket masks taken off."""
         raw = [bytes(stream) for stream in (*self.sent, *self.received)]
-        return b"\n".join(raw + [unmasked(stream) for stream in raw])
+        return b"\n".join(raw + [split_blobs(unmasked(stream))[0] for stream in raw])
+
+    def blobs(self) -> set[bytes]:
+        """What workers published over their links."""
+        return {blob for stream in self.sent for blob in split_blobs(unmasked(bytes(stream)))[1]}
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, kept: bytearray) -> None:
@@ -67,6 +73,7 @@ def unmasked(stream: bytes) -> bytes:
         return b""
     position, payloads = head + 4, []
     while position + 2 <= len(stream):
+        control = stream[position] & 0x08
         masked, length = stream[position + 1] & 0x80, stream[position + 1] & 0x7F
         position += 2
         if length >= 126:
@@ -77,8 +84,26 @@ def unmasked(stream: bytes) -> bytes:
         position += len(mask)
         data = stream[position : position + length]
         position += length
-        payloads.append(_xor(data, mask) if mask else data)
+        if not control:
+            payloads.append(_xor(data, mask) if mask else data)
     return b"".join(payloads)
+
+
+def split_blobs(conversation: bytes) -> tuple[bytes, list[bytes]]:
+    """An unmasked link conversation: its frames without the public blobs a worker publishes, and those blobs."""
+    kept, blobs, part, position = [], [], b"", 0
+    while position + 9 <= len(conversation):
+        length, kind = int.from_bytes(conversation[position : position + 4]), conversation[position + 8]
+        frame = conversation[position : position + 9 + length]
+        position += 9 + length
+        if kind not in (LinkType.BLOB_PART, LinkType.BLOB_END):
+            kept.append(frame)
+            continue
+        part += frame[9:]
+        if kind == LinkType.BLOB_END:
+            blobs.append(part)
+            part = b""
+    return b"".join(kept), blobs
 
 
 def _xor(data: bytes, mask: bytes) -> bytes:

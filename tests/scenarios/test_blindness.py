@@ -94,7 +94,7 @@ def test_the_proxy_receives_stores_and_logs_no_piece_of_prompt_or_answer(heard: 
     """SEAL-3: every byte on both sides of the proxy, on its disk and in its log: no 8-byte piece of what was said."""
     haystack = b"\n".join((heard["client_tap"].everything(), heard["worker_tap"].everything(), heard["proxy_kept"]))
     vocabulary = read_gguf(find_packaged_model()).tokens.encode()
-    assert vocabulary in haystack, "the model's public token table passes, and holds every word there is"
+    assert heard["worker_tap"].blobs() == {vocabulary}, "the public token table holds every word there is, nothing else"
     haystack = haystack.replace(vocabulary, b"")
     assert len(haystack) > 100_000, "the taps heard the conversations"
     found = {piece for text in heard["said"] for piece in pieces(text) if piece in haystack}
