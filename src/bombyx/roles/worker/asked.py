@@ -17,6 +17,7 @@ import orjson
 from bombyx.errors import BadRequest, MalformedMessage
 from bombyx.protocol.seal.bhttp import Request, decode_request, header
 from bombyx.protocol.seal.fields import CACHE_SALT_FIELD, NONCE_FIELD
+from bombyx.roles.worker.signed import REPORT_PATH, SIGNATURE_PATH
 
 MODELS_PATH: Final = "/v1/models"
 ENGINE_PATHS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
@@ -26,10 +27,11 @@ SALT_SIZE: Final = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """One request an engine may run, or a look at the models (`body` empty)."""
+    """One request an engine may run, or a look at the models or the evidence (`body` empty)."""
 
     path: str
     stream: bool
+    query: str = ""
     body: bytes = field(default=b"", repr=False)
     cache_salt: bytes = field(default=b"", repr=False)
     client_nonce: bytes = field(default=b"", repr=False)
@@ -41,9 +43,9 @@ def read_asked(bhttp: bytes, model: str) -> Asked:
         request = decode_request(bhttp)
     except MalformedMessage as error:
         raise BadRequest("the sealed message is not a binary HTTP request", rule=error.rule) from None
-    path = _path(request)
-    if path == MODELS_PATH:
-        return Asked(path=path, stream=False)
+    path, query = _path(request)
+    if path == MODELS_PATH or _signed(path):
+        return Asked(path=path, stream=False, query=query)
     return Asked(
         path=path,
         stream=_stream(request.content, model),
@@ -53,14 +55,19 @@ def read_asked(bhttp: bytes, model: str) -> Asked:
     )
 
 
-def _path(request: Request) -> str:
-    path = request.path.decode("ascii", "replace")
-    wanted = METHODS.get(path)
+def _path(request: Request) -> tuple[str, str]:
+    whole = request.path.decode("ascii", "replace")
+    path, _, query = whole.partition("?")
+    wanted = "GET" if _signed(path) else METHODS.get(whole)  # the engine's paths take no query
     if wanted is None:
         raise BadRequest("this path is not served here", status=404, code="not_found", rule="WRK-1")
     if request.method != wanted.encode():
         raise BadRequest(f"{path} takes {wanted} only", status=405, code="method_not_allowed", rule="WRK-1")
-    return path
+    return path, query
+
+
+def _signed(path: str) -> bool:
+    return path == REPORT_PATH or path.startswith(SIGNATURE_PATH)
 
 
 def _stream(content: bytes, model: str) -> bool:

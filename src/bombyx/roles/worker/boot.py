@@ -43,6 +43,7 @@ from bombyx.roles.worker.notary import Notary
 from bombyx.roles.worker.payments import Till
 from bombyx.roles.worker.serve import Server
 from bombyx.roles.worker.settings import ServedModel, WorkerSettings
+from bombyx.roles.worker.signed import SignedAnswers
 
 
 class EnclaveEntropy(Protocol):
@@ -139,6 +140,13 @@ class Boot:
             limits=settings.limits,
             clock=ports.clock,
             entropy=ports.entropy,
+            signed=SignedAnswers(
+                key=self.keys.receipt,
+                device=ports.device,
+                keyring=keyring,
+                clock=ports.clock,
+                entropy=ports.entropy,
+            ),
         )
         return Desk(
             operator=self.operator,

@@ -27,6 +27,7 @@ from bombyx.roles.worker.gate import Ticket
 from bombyx.roles.worker.health import EngineHealth
 from bombyx.roles.worker.meter import Meter
 from bombyx.roles.worker.settings import Limits, ServedModel
+from bombyx.roles.worker.signed import REPORT_PATH, SIGNATURE_PATH, Recorder, SignedAnswers
 
 log = logging.getLogger("bombyx.worker")
 
@@ -53,10 +54,11 @@ class Job:
 class Filler:
     """Fills answers, one call each."""
 
-    def __init__(self, *, limits: Limits, clock: Clock, names: tuple[str, ...]) -> None:
+    def __init__(self, *, limits: Limits, clock: Clock, names: tuple[str, ...], signed: SignedAnswers) -> None:
         self._limits = limits
         self._clock = clock
         self._names = names
+        self._signed = signed
 
     async def fill(self, job: Job, answer: Answer, meter: Meter) -> None:
         """Never raises but for cancellation."""
@@ -79,11 +81,23 @@ class Filler:
             _whole_answer(answer, 200, JSON, models_body(self._names))
             answer.finish(Outcome.COMPLETE, meter.nothing(""))
             return
+        if not asked.body:
+            _whole_answer(answer, 200, JSON, await self._vouched(job, asked))
+            answer.finish(Outcome.COMPLETE, meter.nothing(""))
+            return
         async with job.ticket.place(self._left(job)):
             await self._run_engine(job, asked, answer, meter)
 
+    async def _vouched(self, job: Job, asked: Asked) -> bytes:
+        """A signed answer, or a fresh report: a quote costs the device time, so it waits for its turn."""
+        if asked.path != REPORT_PATH:
+            return self._signed.signature(asked.path.removeprefix(SIGNATURE_PATH), asked.query)
+        async with job.ticket.place(self._left(job)):
+            return await self._signed.report(asked.query)
+
     async def _run_engine(self, job: Job, asked: Asked, answer: Answer, meter: Meter) -> None:
         seconds = self._left(job)
+        recorder = self._signed.recorder(job.meta.model, asked.body)
         request = EngineRequest(
             path=asked.path,
             body=asked.body,
@@ -94,14 +108,14 @@ class Filler:
         )
         try:
             async with asyncio.timeout(seconds), _running(job.model.engine, request) as events:
-                await self._take(events, answer, meter)
+                await self._take(events, answer, meter, recorder)
         except TimeoutError:
             raise DeadlineExceeded("the engine did not finish before the deadline", rule="WRK-6") from None
 
     def _left(self, job: Job) -> float:
         return max(0.0, job.ends_at - self._clock.monotonic())
 
-    async def _take(self, events: AsyncIterator[EngineEvent], answer: Answer, meter: Meter) -> None:
+    async def _take(self, events: AsyncIterator[EngineEvent], answer: Answer, meter: Meter, recorder: Recorder) -> None:
         head = await anext(events, None)
         if not isinstance(head, EngineHead) or not (200 <= head.status < 300 or 400 <= head.status < 500):
             raise EngineUnavailable("the engine gave no answer", rule="WRK-5")
@@ -109,23 +123,29 @@ class Filler:
             _whole_answer(answer, head.status, head.content_type, await self._collect(events, None))
             answer.finish(Outcome.REFUSED, meter.nothing("the engine refused the request"))
         elif head.content_type.startswith(EVENT_STREAM):
-            await self._stream(head, events, answer, meter)
+            await self._stream(head, events, answer, meter, recorder)
         else:
             body = await self._collect(events, meter)
             _check_input(meter)
+            recorder.put(body)
+            recorder.finish()
             _whole_answer(answer, head.status, head.content_type, body)
             answer.finish(Outcome.COMPLETE, meter.whole())
 
-    async def _stream(self, head: EngineHead, events: AsyncIterator[EngineEvent], answer: Answer, meter: Meter) -> None:
+    async def _stream(
+        self, head: EngineHead, events: AsyncIterator[EngineEvent], answer: Answer, meter: Meter, recorder: Recorder
+    ) -> None:
         answer.begin(head.status, head.content_type, streamed=True)
         async for event in events:
             if isinstance(event, EngineEnd):
                 meter.end(event.usage)
+                recorder.finish()
                 answer.finish(Outcome.COMPLETE, meter.whole())
                 return
             chunk = _counted(event, meter)
             if not answer.begun:
                 _check_input(meter)
+            recorder.put(chunk.data)
             answer.put(chunk.data)
             await answer.backlog_below(self._limits.backlog)
         raise EngineUnavailable("the engine's stream has no end", rule="WRK-5")

@@ -43,6 +43,7 @@ from bombyx.roles.worker.meter import Meter
 from bombyx.roles.worker.notary import AnswerReceipts, Notary, ended_rows
 from bombyx.roles.worker.payments import Till
 from bombyx.roles.worker.settings import Limits, ServedModel
+from bombyx.roles.worker.signed import SignedAnswers
 from bombyx.roles.worker.streams import Stream
 
 log = logging.getLogger("bombyx.worker")
@@ -67,6 +68,7 @@ class Server:
         limits: Limits,
         clock: Clock,
         entropy: Entropy,
+        signed: SignedAnswers,
     ) -> None:
         self._models = models
         self._sheet = sheet
@@ -80,7 +82,8 @@ class Server:
         self._limits = limits
         self._clock = clock
         self._entropy = entropy
-        self._filler = Filler(limits=limits, clock=clock, names=tuple(model.manifest.name for model in models.values()))
+        names = tuple(model.manifest.name for model in models.values())
+        self._filler = Filler(limits=limits, clock=clock, names=names, signed=signed)
 
     async def serve(self, proxy: Address, request: bytes, stream: Stream) -> None:
         """The whole life. Peers cannot make it raise."""
