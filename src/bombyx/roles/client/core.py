@@ -40,6 +40,7 @@ from bombyx.roles.client.settings import ClientKeys, ClientSettings, ProxyLine
 from bombyx.roles.client.tally import Tally
 from bombyx.roles.client.tokens import TokenTables
 from bombyx.roles.client.wallet import Wallet
+from bombyx.roles.client.withdrawals import Withdrawals
 
 log = logging.getLogger(__name__)
 GRACE_SECONDS: Final = 10.0  # after a request's deadline, for a sealed error and its receipt to arrive
@@ -75,6 +76,10 @@ class Client:
         self.network = Network(settings, clock=clock, ledger=ledger, blobs=self._blobs)
         self.evidence = EvidenceCache(policy, clock=clock, ledger=ledger, blobs=self._blobs, endorsements=endorsements)
         self.wallet = Wallet(settings, keys, clock=clock, randomness=randomness, store=store, ledger=ledger)
+        self.withdrawals = Withdrawals(
+            self.wallet, ledger=ledger, clock=clock, owner=keys.owner, every=settings.withdrawal_seconds
+        )
+        self._fetching: asyncio.Task[None] | None = None
         self._tables = TokenTables(self._blobs)
         self._desk: Desk | None = None
         self._sender: Sender | None = None
@@ -90,6 +95,7 @@ class Client:
             self.settings, secret, clock=self._clock, evidence=self.evidence, blobs=self._blobs, tally=self.tally
         )
         await self.wallet.load()
+        self._fetching = asyncio.create_task(self.withdrawals.run())
         info = await self.wallet.info()
         chain = Chain(chain_id=info.chain_id, registry=info.registry)
         self._desk = Desk(
@@ -118,6 +124,9 @@ class Client:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+        if self._fetching is not None:
+            self._fetching.cancel()
+            await asyncio.gather(self._fetching, return_exceptions=True)
         for line in self.lines:
             await line.transport.close()
         await self._ledger.close()

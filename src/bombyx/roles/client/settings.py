@@ -50,6 +50,7 @@ class ClientSettings:
     budget: int = 100_000_000  # token base units this client may ever sign away; 100 of a 6-decimal token
     deposit: int = 10_000_000  # token base units put into a channel at a time
     withdraw_delay: int = 86_400  # seconds; how long the payee may still claim after we start to withdraw
+    withdrawal_seconds: float = 60.0  # how often withdrawals under way are looked at
     directory_seconds: float = 10.0  # how long a proxy's directory is used before it is asked again
     registry_seconds: float = 30.0
     keep_openings: bool = False  # keep output ids beside receipts; they spell the answers
