@@ -68,7 +68,7 @@ def chosen(report: Report, only: str | None) -> Report:
     parts = tuple(part for part in report.parts if part.name == only)
     if not parts:
         raise ConfigError(f"no part {only!r}; there are: {', '.join(part.name for part in report.parts)}")
-    return dataclasses.replace(report, parts=parts)
+    return dataclasses.replace(report, parts=parts, chosen=True)
 
 
 def _with(at_hand: AtHand, given: Options) -> AtHand:

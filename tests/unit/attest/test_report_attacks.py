@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import base64
+import re
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +29,7 @@ from bombyx.adapters.simulator.enclave import SimulatedEnclave
 from bombyx.adapters.simulator.gpu import SimulatedGpus
 from bombyx.adapters.simulator.provider import NODE_IMAGE
 from bombyx.errors import AttestationError, MalformedMessage
-from bombyx.protocol.attest import AppraisalPolicy, NotEnough, Report, appraise_report, intel_root, recognise
+from bombyx.protocol.attest import AppraisalPolicy, NotEnough, Report, Verdict, appraise_report, intel_root, recognise
 from bombyx.protocol.attest.events import RUNTIME_EVENT, Event
 from bombyx.protocol.primitives import Secret, sha256
 
@@ -174,6 +176,24 @@ def test_a_gateway_with_the_models_quote(near: Case) -> None:
     assert near.document is not None
     near.document["gateway_attestation"] |= {name: near.model[name] for name in ("intel_quote", "event_log", "info")}
     near.refused(7, part="gateway")
+
+
+def test_a_gateway_without_the_machines_behind_it(near: Case) -> None:
+    """ATT-13: a gateway that drops what would not convince proves only itself."""
+    assert near.document is not None
+    near.document["model_attestations"] = []
+    near.name = ""  # no part and no step decides this, so it is no vector
+    found = near.examine()
+    assert found.verdict is Verdict.UNDECIDED and found.outcomes[0].verdict is Verdict.VERIFIED
+    with pytest.raises(NotEnough, match="no part of the report serves"):
+        appraise_report(parsed(near), POLICY, now=NOW, at_hand=near.archive().at_hand())
+
+
+def test_a_key_provider_told_otherwise_than_measured(phala: Case) -> None:
+    """ATT-13.6: who holds the keys to this machine's disk is part of what was started."""
+    assert phala.document is not None
+    phala.document["info"]["key_provider_info"] = '{"name":"kms","id":"somebody else"}'
+    phala.refused(6, "key_provider")
 
 
 # FORM
@@ -583,3 +603,59 @@ def test_a_compose_hash_in_mr_config_id_that_was_not_measured(phala: Case) -> No
     assert phala.document is not None
     phala.document["intel_quote"] = PLATFORM.quote(report).hex()
     phala.refused(6, "mr_config_id")
+
+
+# EVERY FIELD
+
+UNBOUND = {  # nothing depends on these, and nothing of them is shown
+    ".nvidia_payload.arch",
+    ".nvidia_payload.evidence_list.0.arch",
+    ".nvidia_payload.evidence_list.1.arch",
+    ".model_attestations.0.model_name",
+    ".model_attestations.0.nvidia_payload.arch",
+    ".model_attestations.0.nvidia_payload.evidence_list.0.arch",
+    ".model_attestations.0.nvidia_payload.evidence_list.1.arch",
+}
+READ_INSIDE = ("nvidia_payload", "event_log", "vm_config")  # text that holds JSON
+# Of firmware's events only the digests are read; an event turned into one of those says nothing any more.
+SILENT = re.compile(r"\.event_log\.([0-2]\.(event|event_payload)|\d+\.event_type)$")
+
+
+@pytest.mark.parametrize("form", ["phala", pytest.param("near", marks=pytest.mark.slow)])
+def test_every_field_of_a_report_binds_or_is_named_here(form: str) -> None:
+    """ATT-13: each value of the JSON altered in turn; what still verifies is what nothing depends on."""
+    honest = getattr(Case, form)().document
+    survived = set()
+    for path in _leaves(honest):
+        case = getattr(Case, form)()
+        case.document = _altered(honest, path)
+        try:
+            verdict = case.examine().verdict
+        except MalformedMessage:
+            continue
+        if verdict is Verdict.VERIFIED:
+            survived.add("".join(f".{step}" for step in path))
+    assert {path for path in survived if not SILENT.search(path)} <= UNBOUND
+
+
+def _leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if path and path[-1] in READ_INSIDE and isinstance(value, str):
+        value = orjson.loads(value)
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(inner, (*path, key))
+    else:
+        yield path
+
+
+def _altered(value: Any, path: tuple[Any, ...]) -> Any:
+    """A copy with the value at `path` changed: its middle character, or the number by one."""
+    if not path:
+        if isinstance(value, int):
+            return value + 1
+        middle = len(value) // 2
+        return value[:middle] + ("1" if value[middle : middle + 1] != "1" else "0") + value[middle + 1 :]
+    inside = isinstance(value, str)
+    copy: Any = orjson.loads(value) if inside else (dict(value) if isinstance(value, dict) else list(value))
+    copy[path[0]] = _altered(copy[path[0]], path[1:])
+    return orjson.dumps(copy).decode() if inside else copy

@@ -72,7 +72,9 @@ class SimulatedProvider:
             "os_image_hash": said["os-image-hash"],
             "app_compose": made.image.compose.decode(),
         }
+        provider = bytes.fromhex(said["key-provider"]).decode()
         info = {"app_id": said["app-id"], "instance_id": said["instance-id"], "tcb_info": tcb}
+        info["key_provider_info"] = provider
         config = {"num_gpus": len(self.gpus.devices) if made.image.gpu else 0}
         return {
             "intel_quote": self.platform.quote(report).hex(),

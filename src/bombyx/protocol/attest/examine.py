@@ -3,8 +3,8 @@
 
 Three outcomes. Verified: every step that the policy asks for passed. Refused: something is wrong. Undecided: something
 needed is not at hand (Endorsements, a Reference Value, the nonce we asked); it counts as no.
-Always: the trust class is computed from the roots; a part that is left out of the report is not missed here, so ask for
-what you need in the policy; GPU and CPU are bound by a shared nonce alone, which the result says.
+Always: the trust class is computed from the roots; a report without a part that serves decides nothing, but one machine
+left out of several is not missed; GPU and CPU are bound by a shared nonce alone, which the result says.
 """
 
 from __future__ import annotations
@@ -73,12 +73,14 @@ class Examination:
 
     form: str
     outcomes: tuple[Outcome, ...]
+    serves: bool = True  # a part that runs the model is among them
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of all parts'; of none, refused."""
+        """The worst of all parts'; of none, refused. A gateway alone decides nothing."""
         order = list(Verdict)
-        return max((one.verdict for one in self.outcomes), key=order.index, default=Verdict.REFUSED)
+        worst = max((one.verdict for one in self.outcomes), key=order.index, default=Verdict.REFUSED)
+        return Verdict.UNDECIDED if worst is Verdict.VERIFIED and not self.serves else worst
 
 
 def appraise_report(report: Report, policy: AppraisalPolicy, *, now: Instant, at_hand: AtHand) -> tuple[Outcome, ...]:
@@ -90,6 +92,8 @@ def appraise_report(report: Report, policy: AppraisalPolicy, *, now: Instant, at
     for outcome in examined.outcomes:
         if outcome.verdict is Verdict.UNDECIDED:
             raise NotEnough(f"{outcome.name}: {outcome.why}", steps=outcome.steps)
+    if examined.verdict is not Verdict.VERIFIED:
+        raise NotEnough("no part of the report serves a model")
     return examined.outcomes
 
 
@@ -99,7 +103,8 @@ def examine(report: Report, policy: AppraisalPolicy, *, now: Instant, at_hand: A
     for part in report.parts:
         carries = part.gpu_evidence is not None or not part.quote
         outcomes.append(_Examiner(part, policy, now, at_hand, next(tokens, b"") if carries else b"").outcome())
-    return Examination(form=report.form, outcomes=tuple(outcomes))
+    serves = report.chosen or any(part.serves for part in report.parts)
+    return Examination(form=report.form, outcomes=tuple(outcomes), serves=serves)
 
 
 @dataclass(slots=True)
@@ -286,8 +291,12 @@ def _check_reference(
 
 
 def _measured(name: str, quoted: QuoteClaims, boot: BootClaims) -> bytes:
-    boots = {"compose_hash": boot.compose_hash, "app_id": boot.app_id, "instance_id": boot.instance_id}
-    boots["os_image_hash"] = boot.os_image_hash
+    boots: dict[str, bytes | None] = {
+        "compose_hash": boot.compose_hash,
+        "app_id": boot.app_id,
+        "instance_id": boot.instance_id,
+    }
+    boots |= {"os_image_hash": boot.os_image_hash, "key_provider": boot.key_provider}
     return (boots.get(name) or b"") if name in boots else quoted.measurement(name)
 
 

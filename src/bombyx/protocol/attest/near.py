@@ -14,7 +14,7 @@ from typing import Final
 
 import orjson
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -61,7 +61,7 @@ def _spki(pem: str) -> bytes:
     try:
         certificate = x509.load_pem_x509_certificate(pem.encode())
         key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except (ValueError, TypeError, x509.InvalidVersion):
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
         raise malformed("tls_certificate is not a certificate") from None
     return hashlib.sha256(key).digest()
 

@@ -73,7 +73,7 @@ def part(node: Fields, name: str, *, serves: bool = True) -> Part:
         gpu_nonce=gpu_nonce,
         gpu_expected=_gpus(node, info),
         serves=serves,
-        unread=tuple(known for known in ("app_cert",) if info.get(known)),
+        unread=tuple(name for name in ("app_cert", "device_id", "mr_aggregated") if info.get(name)),
     )
 
 
@@ -134,4 +134,7 @@ def _said(info: Fields, tcb: Fields) -> tuple[tuple[str, bytes], ...]:
             value = read.hexed(source, name, size)
             if value is not None:
                 found.append((name, value))
+    provider = read.text(info, "key_provider_info")
+    if provider:
+        found.append(("key_provider", provider.encode("utf-8", "surrogatepass")))
     return tuple(found)

@@ -51,3 +51,4 @@ class Report:
     form: str  # for people: which provider's form was recognised
     parts: tuple[Part, ...]
     tokens: bytes = field(default=b"", repr=False)  # NVIDIA tokens that came with it
+    chosen: bool = False  # the reader picked these parts; otherwise one that serves the model must be among them

@@ -47,7 +47,7 @@ class Runtime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A manifest whose signature holds."""
+    """A manifest whose signature holds under its chain; whether the chain holds, `check_measurements` asks."""
 
     version: str  # of the driver or VBIOS it is for
     product: str

@@ -22,6 +22,7 @@ from bombyx.errors import MalformedMessage
 from bombyx.protocol.attest.steps import Refused
 from bombyx.protocol.primitives import Instant
 
+_UNSOUND = (InvalidSignature, UnsupportedAlgorithm, x509.ExtensionNotFound, x509.DuplicateExtension)
 Chain = tuple[x509.Certificate, ...]  # leaf first
 
 
@@ -66,7 +67,7 @@ def check_chain(chain: Chain, what: str, now: Instant, *, anchored: bool = False
         try:
             certificate.verify_directly_issued_by(issuer)
             may_issue = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-        except (InvalidSignature, UnsupportedAlgorithm, x509.ExtensionNotFound, ValueError, TypeError):
+        except (*_UNSOUND, ValueError, TypeError):
             raise Refused(f"{what}'s certificate is not issued by the one above it") from None
         if not may_issue:
             raise Refused(f"{what}'s certificate is issued by one that may not issue")
@@ -83,7 +84,10 @@ def in_date(chain: Chain, now: Instant) -> bool:
 
 def check_p384(certificate: x509.Certificate, r: int, s: int, signed: bytes, what: str) -> None:
     """An ECDSA signature with SHA-384 by a P-384 key. Raises the step's refusal."""
-    key = certificate.public_key()
+    try:
+        key = certificate.public_key()
+    except (UnsupportedAlgorithm, ValueError):
+        raise Refused(f"{what}: the key cannot be read") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
         raise Refused(f"{what}: the key is not on P-384")
     try:
