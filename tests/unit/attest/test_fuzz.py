@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 
 from bombyx.adapters.endorsements import expires
 from bombyx.errors import AttestationError, MalformedMessage, Unavailable
-from bombyx.protocol.attest import appraise
+from bombyx.protocol.attest import Archive, appraise, recognise, sgx, snp
 from bombyx.protocol.attest.events import parse_event_log, write_event_log
 from bombyx.protocol.attest.gpu import parse_gpu_evidence
+from bombyx.protocol.attest.nras import parse_jwks, parse_tokens
+from bombyx.protocol.attest.ocsp import parse_response
+from bombyx.protocol.attest.rim import parse_rim
 from bombyx.protocol.attest.tdx import parse_collateral, parse_quote
 
 JSON = st.recursive(
@@ -36,10 +39,25 @@ EVENTS = st.lists(
     ),
     max_size=6,
 )
-PARSERS = [parse_quote, parse_collateral, parse_event_log, parse_gpu_evidence]
+PARSERS = [
+    parse_quote,
+    parse_collateral,
+    parse_event_log,
+    parse_gpu_evidence,
+    sgx.parse_quote,
+    snp.parse_quote,
+    snp.parse_collateral,
+    parse_tokens,
+    parse_jwks,
+    parse_response,
+    parse_rim,
+    recognise,
+    Archive.decode,
+]
+NAMES = [f"{parse.__module__.rpartition('.')[2]}.{parse.__name__}" for parse in PARSERS]
 
 
-@pytest.mark.parametrize("parse", PARSERS, ids=lambda parse: parse.__name__)
+@pytest.mark.parametrize("parse", PARSERS, ids=NAMES)
 @given(raw=st.binary(max_size=2000))
 def test_any_bytes(parse: Any, raw: bytes) -> None:
     """ATT-6.1."""
@@ -49,7 +67,7 @@ def test_any_bytes(parse: Any, raw: bytes) -> None:
         pass
 
 
-@pytest.mark.parametrize("parse", PARSERS, ids=lambda parse: parse.__name__)
+@pytest.mark.parametrize("parse", PARSERS, ids=NAMES)
 @given(document=JSON)
 def test_any_json(parse: Any, document: Any) -> None:
     """ATT-6.1."""
@@ -59,7 +77,7 @@ def test_any_json(parse: Any, document: Any) -> None:
         pass
 
 
-@pytest.mark.parametrize("parse", PARSERS, ids=lambda parse: parse.__name__)
+@pytest.mark.parametrize("parse", PARSERS, ids=NAMES)
 @pytest.mark.parametrize("raw", [b"[" * 200_000, b"\x00" * 600_000, b'{"evidence_list":' + b"[" * 5000], ids=len)
 def test_deep_or_large(parse: Any, raw: bytes) -> None:
     """ATT-6.1: bounded before anything is decoded."""
