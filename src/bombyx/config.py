@@ -80,7 +80,9 @@ class WorkerConfig:
 
     ROLE: ClassVar[str] = "worker"
     engine: str = _setting("embedded", "`embedded`, or the base URL of an OpenAI-compatible server on loopback")
-    dialect: str = _setting("plain", "what an external engine is: vllm, sglang, llama.cpp, or plain for any other")
+    dialect: str = _setting(
+        "auto", "what an external engine is: vllm, sglang, llama.cpp, plain for any other; auto asks it"
+    )
     model: str = _setting("", "model name offered; empty: what the engine calls it")
     model_file: str = _setting("", "GGUF file for the embedded engine; empty: the packaged model")
     hardware: str = _setting("cpu", "hardware class offered: cpu, gpu, h100")
@@ -93,6 +95,8 @@ class WorkerConfig:
     context: int = _setting(2_048, "tokens of context of each request, embedded engine", least=256, most=1_048_576)
     rotation: float = _setting(3_600.0, "seconds between key rotations", least=1, most=5_400)
     overlap: float = _setting(600.0, "seconds an old key still opens requests", least=0.1, most=1_800)
+    receipts_kept: int = _setting(200_000, "receipts kept, the newest", least=1_000)
+    receipts_days: float = _setting(30.0, "days a receipt is kept", least=0.1, most=3_650)
     enclave: str = _setting("simulated", "the enclave's device: simulated, dstack, tappd (older dstack) or configfs")
     enclave_endpoint: str = _setting("", "socket or URL of the dstack agent; empty: where its own clients look")
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from tests.unit.worker.rig import CLOCK, QUICK, chat, new_key, running
 
 from bombyx.adapters.engine_scripted import Script
-from bombyx.adapters.memory import MemoryLedger
+from bombyx.adapters.memory import MemoryLedger, MemoryStore
 from bombyx.adapters.sqlite import SqliteStore
 from bombyx.protocol.seal import TICK
 from bombyx.protocol.wire.receipt import Outcome, SignedReceipt
 from bombyx.protocol.wire.request import Shape
 from bombyx.roles.worker import Limits
-from bombyx.roles.worker.notary import RECEIPTS
+from bombyx.roles.worker.notary import RECEIPT_TIMES, RECEIPTS
 
 
 async def test_one_proxy_dies_and_the_others_answers_go_on() -> None:
@@ -82,6 +82,20 @@ async def test_nothing_is_lost_between_two_lives(tmp_path: Path) -> None:
         await rig.worker.drain()
         assert await ledger.balance(operator.address) == earned
     await store.close()
+
+
+async def test_old_receipts_are_forgotten_and_new_ones_kept() -> None:
+    """RCT-11: a worker's store does not grow for ever; earlier boots' receipts go as well."""
+    operator, ledger, store = new_key(), MemoryLedger(CLOCK), MemoryStore()
+    for _ in range(2):
+        async with running(Script(words=4), store=store, operator=operator, ledger=ledger) as rig:
+            await rig.proxy.ask(chat()).done()
+            kept = await store.scan(RECEIPTS)
+            assert len(kept) == len(await store.scan(RECEIPT_TIMES))
+            notary = rig.worker._booted.notary
+    assert await notary.forget(CLOCK.now()) == 0
+    assert await notary.forget(CLOCK.now().plus(seconds=31 * 86_400)) == len(kept)
+    assert not await store.scan(RECEIPTS) and not await store.scan(RECEIPT_TIMES)
 
 
 async def test_constant_frames_do_not_tell_a_fast_answer_from_a_slow_one() -> None:

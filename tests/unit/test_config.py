@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bombyx.compose.client import _settings
+from bombyx.compose.client import settings_of
 from bombyx.config import ClientConfig, NetworkDescriptor, ProxyAddress, ProxyConfig, WorkerConfig, explain, load
 from bombyx.errors import ConfigError
 from bombyx.protocol.pay.price import MAX_COMMISSION, MAX_GRAIN
@@ -101,8 +101,8 @@ def test_a_frame_too_small_to_hold_anything_is_refused(size: int) -> None:
 @pytest.mark.parametrize(("shape", "size"), [(Shape.CONSTANT, 1024), (Shape.BUCKET, 256), (Shape.OFF, 1024)])
 def test_a_shape_has_its_own_frame_unless_told(shape: Shape, size: int) -> None:
     """SEAL-8: 256 bytes in `bucket`, 1 024 in `constant`."""
-    assert _settings(load(ClientConfig, overrides={"shape": shape.value})).frame == size
-    assert _settings(load(ClientConfig, overrides={"shape": shape.value, "frame_size": 512})).frame == 512
+    assert settings_of(load(ClientConfig, overrides={"shape": shape.value})).frame == size
+    assert settings_of(load(ClientConfig, overrides={"shape": shape.value, "frame_size": 512})).frame == 512
 
 
 def test_a_keyset_that_verifiers_would_refuse_is_refused_here() -> None:

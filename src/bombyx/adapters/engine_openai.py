@@ -28,6 +28,8 @@ MAX_BODY: Final = 32 * 1024 * 1024  # bytes of a whole answer
 MAX_ERROR_BODY: Final = 64 * 1024  # bytes of an engine's refusal that are passed on
 CONNECT_TIMEOUT: Final = 5.0  # seconds; it is on loopback
 IDLE_TIMEOUT: Final = 120.0  # seconds without an event; a long prompt on a slow machine may take a minute to read
+# `owned_by` in the model list. Ollama says "library", others their own name: those are `plain`.
+OWNERS: Final = {"vllm": Dialect.VLLM, "llamacpp": Dialect.LLAMA_CPP, "sglang": Dialect.SGLANG}
 RETRY_AFTER: Final = 2.0  # seconds
 
 _T = TypeVar("_T")
@@ -60,12 +62,27 @@ class OpenAIEngine:
     async def models(self) -> tuple[str, ...]:
         """What the server says it serves."""
         try:
+            return tuple(str(model["id"]) for model in await self._listed())
+        except (KeyError, TypeError):
+            raise EngineUnavailable("the engine's model list is not readable") from None
+
+    async def detect(self) -> Dialect:
+        """Speak the dialect of the engine that owns the listed models; `plain` where that is none we know."""
+        try:
+            owners = {str(model.get("owned_by", "")).lower() for model in await self._listed()}
+        except (AttributeError, TypeError):
+            owners = set()
+        self._dialect = OWNERS.get(owners.pop(), Dialect.PLAIN) if len(owners) == 1 else Dialect.PLAIN
+        return self._dialect
+
+    async def _listed(self) -> Any:
+        try:
             async with asyncio.timeout(CONNECT_TIMEOUT * 2):
                 async with self._http().get(self._base / "v1/models", allow_redirects=False) as response:
                     if response.status != 200:
                         raise EngineUnavailable(f"the engine's model list came with status {response.status}")
                     listed = json.loads(await _read(response, 1 << 20))
-            return tuple(str(model["id"]) for model in listed["data"])
+            return listed["data"]
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise _gone(error) from None
         except (ValueError, KeyError, TypeError):

@@ -85,7 +85,7 @@ def worker(
     config: ConfigOption = None,
     state: StateOption = None,
     engine: Annotated[str | None, typer.Option(help="`embedded`, or an OpenAI-compatible server on loopback")] = None,
-    dialect: Annotated[str | None, typer.Option(help="what the engine is: vllm, sglang, llama.cpp, plain")] = None,
+    dialect: Annotated[str | None, typer.Option(help="vllm, sglang, llama.cpp, plain; auto: ask the engine")] = None,
     model: Annotated[str | None, typer.Option(help="model name to offer")] = None,
     model_file: Annotated[Path | None, typer.Option(help="GGUF file for the embedded engine")] = None,
     capacity: Annotated[int | None, typer.Option(help="requests at once")] = None,

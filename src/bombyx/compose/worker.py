@@ -27,6 +27,7 @@ from bombyx.roles.worker.runtime import Worker, WorkerPorts
 from bombyx.roles.worker.settings import Limits, Price, ProxyPeer, ServedModel, Timings, WorkerSettings
 
 EMBEDDED = "embedded"
+AUTO = "auto"
 DEV_FUNDS = 1_000_000  # base units a development chain gives a new worker, for what a claim may cost
 READY_SECONDS = 60.0
 
@@ -88,6 +89,8 @@ def _settings(config: WorkerConfig, network: NetworkDescriptor, model: ServedMod
         prices={model.digest: price},
         grain=config.grain,
         hardware=config.hardware,
+        receipts_kept=config.receipts_kept,
+        receipts_seconds=config.receipts_days * 86_400,
         limits=Limits(capacity=config.capacity, queue=config.capacity * 2),
         timings=Timings(rotation=config.rotation, overlap=config.overlap),
     )
@@ -128,8 +131,14 @@ async def _embedded(config: WorkerConfig) -> ServedModel:
 
 async def _external(config: WorkerConfig) -> ServedModel:
     """A server we did not start: its manifest pins no weights, and says so by having none."""
-    engine = OpenAIEngine(config.engine, dialect=_dialect(config))
-    names = await engine.models()
+    given = _dialect(config)
+    engine = OpenAIEngine(config.engine, dialect=given or Dialect.PLAIN)
+    try:
+        dialect = given or await engine.detect()
+        names = await engine.models()
+    except BaseException:
+        await engine.close()
+        raise
     name = config.model or (names[0] if names else "")
     if name not in names:
         await engine.close()
@@ -141,7 +150,7 @@ async def _external(config: WorkerConfig) -> ServedModel:
         tokenizer=None,
         chat_template=None,
         quantisation="unknown",
-        engine=f"external ({config.dialect})",
+        engine=f"external ({dialect})",
         arguments=(),
         context=0,
         parameters=0,
@@ -149,8 +158,11 @@ async def _external(config: WorkerConfig) -> ServedModel:
     return ServedModel(manifest=manifest, engine=engine, token_table=None)
 
 
-def _dialect(config: WorkerConfig) -> Dialect:
+def _dialect(config: WorkerConfig) -> Dialect | None:
+    """None: ask the engine."""
+    if config.dialect == AUTO:
+        return None
     try:
         return Dialect(config.dialect)
     except ValueError:
-        raise ConfigError(f"worker.dialect is one of {', '.join(Dialect)}, not {config.dialect!r}") from None
+        raise ConfigError(f"worker.dialect is one of {AUTO}, {', '.join(Dialect)}, not {config.dialect!r}") from None

@@ -26,6 +26,7 @@ class FakeServer:
     with_ids: bool = True
     wrong: str = ""  # see _go_wrong and _end
     status: int = 200
+    owner: object = None  # `owned_by` in the model list; None: not told
     pause: float = 0.0  # seconds before each token
     extra: dict[str, Any] = field(default_factory=dict)  # fields of every answer
     seen: list[dict[str, Any]] = field(default_factory=list)
@@ -48,7 +49,8 @@ class FakeServer:
         await self._runner.cleanup()
 
     async def _models(self, request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": "fake"}]})
+        told = {} if self.owner is None else {"owned_by": self.owner}
+        return web.json_response({"object": "list", "data": [{"id": "fake", **told}]})
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()

@@ -15,6 +15,8 @@ from tests.unit.engines.fake_server import FakeServer
 
 from bombyx.adapters.engine_dialect import Dialect
 from bombyx.adapters.engine_openai import OpenAIEngine
+from bombyx.compose.worker import _external
+from bombyx.config import WorkerConfig
 from bombyx.errors import BadRequest, ConfigError, DeadlineExceeded, EngineUnavailable
 from bombyx.ports import EngineChunk, EngineEnd, EngineEvent, EngineHead, EngineRequest
 
@@ -186,3 +188,32 @@ def test_an_engine_elsewhere_is_a_wrong_setting(url: str) -> None:
 
 def test_an_engine_elsewhere_must_be_called_unsafe() -> None:
     OpenAIEngine("http://engine:8000", unsafe_allow_remote=True)
+
+
+@pytest.mark.parametrize(
+    ("owner", "dialect"),
+    [
+        ("vllm", Dialect.VLLM),
+        ("llamacpp", Dialect.LLAMA_CPP),
+        ("sglang", Dialect.SGLANG),
+        ("library", Dialect.PLAIN),  # Ollama
+        (None, Dialect.PLAIN),
+        (7, Dialect.PLAIN),
+    ],
+)
+async def test_an_engine_is_spoken_to_as_what_it_says_it_is(owner: object, dialect: Dialect) -> None:
+    """WRK-4: ids are asked for where the engine gives them, without anybody naming it."""
+    async with FakeServer(owner=owner) as server:
+        engine = OpenAIEngine(server.url)
+        assert await engine.detect() is dialect
+        assert await engine.models() == ("fake",)
+        await engine.close()
+
+
+async def test_a_worker_finds_the_dialect_of_its_engine_out() -> None:
+    """WRK-4: `bombyx worker --engine URL`; what is told wins over what is found."""
+    async with FakeServer(owner="vllm") as server:
+        for dialect, engine in (("auto", "external (vllm)"), ("plain", "external (plain)")):
+            model = await _external(WorkerConfig(engine=server.url, dialect=dialect))
+            assert model.manifest.engine == engine
+            await model.engine.close()

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Money on its way back: withdrawals of frozen channels are announced, waited out and fetched (spec PAY-16).
 
-Not here: when a channel is frozen (`wallet.py`), and what its owner does by hand (`channels.py`). Looked at when a client starts and every so often, so that an
-announcement outlives the process that made it, and a chain that was away costs time, not money.
+Not here: when a channel is frozen (`wallet.py`), and what its owner does by hand (`channels.py`). Looked at when a
+client starts and every so often, so that an announcement outlives the process that made it, and a chain that was away
+costs time, not money.
 
 Always: nothing is announced for a channel that is not frozen; what the payee may still claim within the delay stays
 its own.

@@ -28,6 +28,7 @@ from bombyx.ports import (
 )
 from bombyx.protocol.pay.payee import PayeeTerms
 from bombyx.protocol.pay.price import check_sheet
+from bombyx.protocol.pay.retention import Retention
 from bombyx.protocol.primitives import Address, Digest
 from bombyx.protocol.wire.channel import settlement_domain
 from bombyx.protocol.wire.market import ModelPrice, PriceSheet
@@ -122,18 +123,34 @@ class Boot:
             timings=self.settings.timings,
         )
 
+    def notary(self) -> Notary:
+        settings = self.settings
+        return Notary(
+            self.keys.receipt,
+            receipt_domain(self.chain.chain_id, self.chain.registry),
+            self.operator.address,
+            self.ports.store,
+            Retention(most=settings.receipts_kept, seconds=settings.receipts_seconds),
+        )
+
     def desk(
-        self, *, keyring: Keyring, till: Till, gate: Gate, ended: Ended, health: Mapping[Digest, EngineHealth]
+        self,
+        *,
+        keyring: Keyring,
+        till: Till,
+        notary: Notary,
+        gate: Gate,
+        ended: Ended,
+        health: Mapping[Digest, EngineHealth],
     ) -> Desk:
         """What links talk to, and the server behind it."""
         settings, ports = self.settings, self.ports
-        domain = receipt_domain(self.chain.chain_id, self.chain.registry)
         server = Server(
             models=self.models,
             sheet=self.sheet,
             keyring=keyring,
             till=till,
-            notary=Notary(self.keys.receipt, domain, self.operator.address, ports.store),
+            notary=notary,
             ended=ended,
             gate=gate,
             health=health,

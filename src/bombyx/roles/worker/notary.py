@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bombyx.ports import Store, Write
+from bombyx.protocol.pay.retention import Retention
 from bombyx.protocol.pay.usage import usage_commitment
 from bombyx.protocol.primitives import Address, Digest, Instant, RequestId, sha256, tagged_hash
 from bombyx.protocol.seal.opening import OpenedRequest
@@ -20,6 +21,7 @@ from bombyx.protocol.wire.signing import SigningKey
 from bombyx.roles.worker.meter import Bill
 
 RECEIPTS: Final = "worker_receipts"  # receipt address || seq -> SignedReceipt
+RECEIPT_TIMES: Final = "worker_receipt_time"  # when it was signed || that key, so that the oldest can be forgotten
 RUNNING: Final = "worker_running"  # request id -> its newest checkpoint, until its end
 FINISHED: Final = "worker_finished"  # request id -> when it ended, ms
 AUDIT_NONE: Final = b"audit: none; prompt ids and seeds are not committed to"
@@ -36,11 +38,12 @@ class Delivered:
 class Notary:
     """The receipt key and its counter. One for the life of the process."""
 
-    def __init__(self, key: SigningKey, domain: Digest, operator: Address, store: Store) -> None:
+    def __init__(self, key: SigningKey, domain: Digest, operator: Address, store: Store, retention: Retention) -> None:
         self.domain = domain
         self.operator = operator
         self._key = key
         self._store = store
+        self._retention = retention
         self._seq = 0
 
     def next_seq(self) -> int:
@@ -50,9 +53,23 @@ class Notary:
     def sign(self, receipt: Receipt) -> SignedReceipt:
         return SignedReceipt.sign(receipt, self.domain, self._key)
 
-    def row(self, signed: SignedReceipt) -> Write:
+    def rows(self, signed: SignedReceipt, now: Instant) -> list[Write]:
         key = bytes(self._key.address) + signed.receipt.seq.to_bytes(8)
-        return Write(table=RECEIPTS, key=key, value=signed.encode())
+        rows = [Write(table=RECEIPTS, key=key, value=signed.encode())]
+        index = self._retention.note(key, now)
+        return rows if index is None else [*rows, Write(table=RECEIPT_TIMES, key=index, value=b"")]
+
+    async def load(self) -> None:
+        """Know what earlier boots kept."""
+        self._retention.load([key for key, _ in await self._store.scan(RECEIPT_TIMES)])
+
+    async def forget(self, now: Instant) -> int:
+        """Drop receipts nobody is owed any more (RCT-11); how many."""
+        gone = self._retention.prune(now)
+        rows = [Write(table=RECEIPT_TIMES, key=index, value=None) for index, _ in gone]
+        if gone:
+            await self._store.write([*rows, *(Write(table=RECEIPTS, key=key, value=None) for _, key in gone)])
+        return len(gone)
 
     async def write(self, rows: Sequence[Write]) -> None:
         """Durable when it returns."""
@@ -78,14 +95,14 @@ class AnswerReceipts:
         """The receipt and the rows to write before it is sent."""
         signed = self._make(Kind.CHECKPOINT, Outcome.RUNNING, bill, delivered, now, Digest.zero())
         running = Write(table=RUNNING, key=bytes(self.request_id), value=signed.encode())
-        return signed, [self._notary.row(signed), running]
+        return signed, [*self._notary.rows(signed, now), running]
 
     def final(
         self, outcome: Outcome, bill: Bill, delivered: Delivered, now: Instant
     ) -> tuple[SignedReceipt, list[Write]]:
         audit = audit_commitment(self._opened.salt, self._opened.meta.model, bill.opening)
         signed = self._make(Kind.FINAL, outcome, bill, delivered, now, audit)
-        return signed, [self._notary.row(signed), *ended_rows(self.request_id, now)]
+        return signed, [*self._notary.rows(signed, now), *ended_rows(self.request_id, now)]
 
     def _make(
         self, kind: Kind, outcome: Outcome, bill: Bill, delivered: Delivered, now: Instant, audit: Digest

@@ -29,6 +29,7 @@ from bombyx.roles.worker.gate import Gate
 from bombyx.roles.worker.health import EngineHealth
 from bombyx.roles.worker.keys import BootKeys, Keyring, Period
 from bombyx.roles.worker.link import LinkSession
+from bombyx.roles.worker.notary import Notary
 from bombyx.roles.worker.payments import Till
 from bombyx.roles.worker.settings import ProxyPeer, ServedModel, WorkerSettings
 from bombyx.roles.worker.uploads import Uploads
@@ -47,6 +48,7 @@ class _Parts:
 
     till: Till
     desk: Desk
+    notary: Notary
     evidence: EvidenceMaker
     chain_id: int
 
@@ -121,9 +123,20 @@ class Worker:
             keys=BootKeys.make(ports.entropy),
         )
         till = boot.till()
-        desk = boot.desk(keyring=self._keyring, till=till, gate=self._gate, ended=self._ended, health=self._health)
-        self._parts = _Parts(till=till, desk=desk, evidence=boot.evidence(), chain_id=boot.chain.chain_id)
+        notary = boot.notary()
+        desk = boot.desk(
+            keyring=self._keyring,
+            till=till,
+            notary=notary,
+            gate=self._gate,
+            ended=self._ended,
+            health=self._health,
+        )
+        self._parts = _Parts(
+            till=till, desk=desk, notary=notary, evidence=boot.evidence(), chain_id=boot.chain.chain_id
+        )
         await till.load()
+        await notary.load()
         await self._ended.load(ports.store, ports.clock.now())
         await self._patiently(self._new_period)
         await self._patiently(lambda: ports.ledger.register(boot.registration(), signer=self._operator))
@@ -198,9 +211,11 @@ class Worker:
         while True:
             await clock.sleep(self._settings.timings.claim)
             await self.claim()
-            forgotten = self._ended.prune(clock.now())
-            if forgotten:
-                await store.write(forgotten)
+            try:
+                await store.write(self._ended.prune(clock.now()))
+                await self._booted.notary.forget(clock.now())
+            except Unavailable as error:  # a store that is full now may not be later
+                log.warning("forgetting: %s", error)
 
     async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
         """Until chain and enclave device answer: without them there is nothing a worker could do instead."""

@@ -86,6 +86,8 @@ class WorkerSettings:
     prices: dict[Digest, Price]  # by model digest; a model without a price is not served
     grain: int = 16
     hardware: str = "cpu"
+    receipts_kept: int = 200_000  # the newest; a receipt takes some 600 bytes
+    receipts_seconds: float = 2_592_000.0
     claim_threshold: int = 1_000_000  # base units claimable on one channel before a claim is worth its gas
     limits: Limits = field(default_factory=Limits)
     timings: Timings = field(default_factory=Timings)
