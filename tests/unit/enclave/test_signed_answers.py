@@ -11,8 +11,7 @@ from tests.unit.worker.rig import CHAT, Rig, chat, inner, running
 
 from bombyx.adapters.clock import SystemClock
 from bombyx.adapters.simulator import development_policy
-from bombyx.protocol.attest import recognise
-from bombyx.protocol.attest.examine import AtHand, Verdict, examine
+from bombyx.protocol.attest import AtHand, Verdict, examine, recognise
 from bombyx.protocol.attest.report import Report
 from bombyx.protocol.primitives import Digest, sha256
 from bombyx.protocol.wire.receipt import Outcome

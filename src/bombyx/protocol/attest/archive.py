@@ -15,9 +15,8 @@ from typing import Any, Final, Self
 import orjson
 
 from bombyx.protocol.attest import fields as read
-from bombyx.protocol.attest.examine import AtHand
 from bombyx.protocol.attest.fields import malformed
-from bombyx.protocol.attest.report import NONCE_SIZE
+from bombyx.protocol.attest.report import NONCE_SIZE, AtHand
 from bombyx.protocol.primitives import Instant
 
 KEY: Final = "bombyx_archive"

@@ -13,22 +13,18 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-import orjson
-
-from bombyx.errors import AttestationError, MalformedMessage
-from bombyx.protocol.attest import dcap, gpu, nras, snp
+from bombyx.errors import AttestationError
+from bombyx.protocol.attest import gpu, nras, report_steps
 from bombyx.protocol.attest.claims import BootClaims, Claims, QuoteClaims
-from bombyx.protocol.attest.events import Event, parse_event_log
 from bombyx.protocol.attest.gpu import NO_GPUS, GpuClaims, GpuEndorsements
-from bombyx.protocol.attest.platforms import TECHNOLOGIES, check_boot, check_config_id, matching
+from bombyx.protocol.attest.platforms import TECHNOLOGIES
 from bombyx.protocol.attest.policy import AppraisalPolicy, ReferenceValue
-from bombyx.protocol.attest.report import Part, Report
+from bombyx.protocol.attest.report import AtHand, Part, Report
 from bombyx.protocol.attest.roots import TrustClass
 from bombyx.protocol.attest.steps import REPORT_STEP_NAMES, Found, NotEnough, Refused, Status, Step, Trail
-from bombyx.protocol.primitives import Digest, Instant, sha256
+from bombyx.protocol.primitives import Instant
 
 _ALWAYS: Final = frozenset(range(1, 8))  # steps that must not stay unchecked
-_EMPTY: Final = ReferenceValue(name="none", trust_class=TrustClass.SIMULATED, compose_hash=Digest.zero())
 
 
 class Verdict(StrEnum):
@@ -37,20 +33,6 @@ class Verdict(StrEnum):
     VERIFIED = "verified"
     UNDECIDED = "not enough to decide"
     REFUSED = "refused"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AtHand:
-    """What the verifier has beside the report."""
-
-    endorsements: tuple[bytes, ...] = ()  # Intel's collateral in JSON, AMD's certificates; one a platform
-    tokens: tuple[bytes, ...] = ()  # NVIDIA's, in the order of the parts with GPUs
-    jwks: bytes = b""
-    rims: tuple[bytes, ...] = ()
-    ocsp: tuple[bytes, ...] = ()
-    nonce: bytes | None = None  # the one we asked with
-    report_data: bytes | None = None  # what a bare quote must hold
-    compose: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,25 +133,25 @@ class _Examiner:
     def _run(self) -> None:
         run, part = self.trail.run, self.part
         technology: Any = TECHNOLOGIES.get(part.technology)
-        quote, events = run(1, _read, part, technology)
-        collateral = _Collateral(technology, part.technology, self.at_hand.endorsements)
+        quote, events = run(1, report_steps.read_part, part, technology)
+        collateral = report_steps.Collateral(technology, part.technology, self.at_hand.endorsements)
         chain = run(2, collateral.check_chain, quote, self.policy, self.now)
         endorsed = run(3, technology.check_endorsements, chain)
         quoted: QuoteClaims = run(4, technology.check_attributes, chain, endorsed)
         self.claims = Claims(quote=quoted, boot=BootClaims(), reference_value="")
-        boot = run(5, _check_events, part, quoted, events)
+        boot = run(5, report_steps.check_events_of, part, quoted, events)
         self.claims = Claims(quote=quoted, boot=boot, reference_value="")
-        reference = run(6, _check_reference, part, quoted, boot, self.policy, self.at_hand.compose)
-        run(7, _check_binding, part, quoted, self.at_hand)
-        run(8, _check_nonce, part, self.at_hand)
+        reference = run(6, report_steps.check_reference, part, quoted, boot, self.policy, self.at_hand.compose)
+        run(7, report_steps.check_binding, part, quoted, self.at_hand)
+        run(8, report_steps.check_nonce, part, self.at_hand)
         gpus: GpuClaims = run(9, self._check_gpu, quoted, reference)
         self.claims = Claims(quote=quoted, boot=boot, reference_value=reference.name, gpus=gpus.lines)
-        self.trust = _class_of(quoted, gpus)
-        self.until = run(10, _check_window, quoted, gpus, self.now)
+        self.trust = report_steps.class_of(quoted, gpus)
+        self.until = run(10, report_steps.check_window, quoted, gpus, self.now)
 
     def _check_gpu(self, quoted: QuoteClaims, reference: ReferenceValue) -> Found[GpuClaims]:
         found = self._gpus(required=self.part.serves and (self.policy.require_gpu or reference.gpu))
-        given = _class_of(quoted, found.value)
+        given = report_steps.class_of(quoted, found.value)
         accepted = given in self.policy.trust_classes
         if not accepted and (self.part.serves or not self.policy.may_accept(given)):
             raise Refused(f"trust class {given} is not one the policy accepts")
@@ -217,131 +199,3 @@ class _Examiner:
 
 def _nothing(detail: str, status: Status) -> Found[None]:
     return Found(None, detail, status)
-
-
-def _read(part: Part, technology: Any) -> Found[tuple[Any, tuple[Event, ...] | None]]:
-    """Step 1."""
-    if technology is None:
-        raise MalformedMessage("evidence of a technology this version does not know", rule="ATT-6.1")
-    events = None if part.event_log is None else parse_event_log(part.event_log)
-    detail = f"{part.technology} quote of {len(part.quote)} bytes"
-    unread = f"; not read: {', '.join(part.unread)}" if part.unread else ""
-    return Found((technology.parse_quote(part.quote), events), detail + unread)
-
-
-@dataclass(frozen=True, slots=True)
-class _Collateral:
-    """The Endorsements for one platform, out of those at hand."""
-
-    technology: Any
-    name: str
-    at_hand: tuple[bytes, ...]
-
-    def check_chain(self, quote: Any, policy: AppraisalPolicy, now: Instant) -> Found[Any]:
-        """Step 2."""
-        if not policy.roots:
-            raise Refused("the policy names no root: nothing passes")
-        platform = "" if self.name == snp.TECHNOLOGY else dcap.platform_of(quote)
-        fitting = [raw for raw in self.at_hand if _fits(raw, platform, self.name)]
-        if not fitting and platform:
-            dcap.check_without_endorsements(quote, now)
-        if not fitting:
-            raise NotEnough(f"not checked: no Endorsements for this {self.name} platform {platform}".rstrip())
-        found: Found[Any] = self.technology.check_chain(
-            quote, self.technology.parse_collateral(fitting[0]), policy, now
-        )
-        return found
-
-
-def _fits(raw: bytes, platform: str, technology: str) -> bool:
-    """By what the Endorsements say of themselves, which only picks them: the signatures decide."""
-    try:
-        fields = orjson.loads(raw)
-        if technology == "snp":
-            return "certificates" in fields
-        info = orjson.loads(fields["tcb_info"])
-        return bool(info["fmspc"].lower() == platform and info["id"].lower() == technology)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return technology == "snp" and raw.lstrip().startswith(b"-----BEGIN")
-
-
-def _check_events(part: Part, quoted: QuoteClaims, events: tuple[Event, ...] | None) -> Found[BootClaims]:
-    """Step 5."""
-    if events is None and part.technology == "tdx":
-        return Found(BootClaims(), "not checked: no event log", Status.NOT_CHECKED)
-    return check_boot(quoted, events or ())
-
-
-def _check_reference(
-    part: Part, quoted: QuoteClaims, boot: BootClaims, policy: AppraisalPolicy, compose: bytes | None
-) -> Found[ReferenceValue]:
-    """Step 6: nothing said contradicts what was measured; and it is an image the policy names."""
-    compose = compose if compose is not None else part.compose
-    if compose is not None and boot.compose_hash is not None and sha256(compose) != boot.compose_hash:
-        raise Refused("the compose file shown is not the one that was measured")
-    check_config_id(quoted, boot)
-    for name, value in part.said:
-        measured = _measured(name, quoted, boot)
-        if measured and value != measured:
-            raise Refused(f"the report says another {name} than was measured")
-    if not policy.reference_values:
-        found = boot.compose_hash or quoted.measurements[0][1][:16].hex()
-        return Found(_EMPTY, f"not checked: the policy names no Reference Value; found {found}", Status.NOT_CHECKED)
-    return matching(quoted, boot, policy)
-
-
-def _measured(name: str, quoted: QuoteClaims, boot: BootClaims) -> bytes:
-    boots: dict[str, bytes | None] = {
-        "compose_hash": boot.compose_hash,
-        "app_id": boot.app_id,
-        "instance_id": boot.instance_id,
-    }
-    boots |= {"os_image_hash": boot.os_image_hash, "key_provider": boot.key_provider}
-    return (boots.get(name) or b"") if name in boots else quoted.measurement(name)
-
-
-def _check_binding(part: Part, quoted: QuoteClaims, at_hand: AtHand) -> Found[None]:
-    """Step 7."""
-    binding, data = part.binding, quoted.report_data
-    if at_hand.report_data is not None and data != at_hand.report_data.ljust(64, b"\0"):
-        raise Refused("the quote's report data is not the one expected")
-    if binding is None:
-        if at_hand.report_data is None:
-            detail = f"not checked: a bare quote binds what its report data says, {data.hex()[:32]}..."
-            return Found(None, detail, Status.NOT_CHECKED)
-        return Found(None, "report data is the one expected")
-    if binding.expected != data:
-        raise Refused(f"the quote's report data is not {binding.scheme} of what the report shows")
-    if binding.faults:
-        raise Refused(binding.faults[0])
-    return Found(
-        None, "; ".join((f"{binding.scheme}: {', '.join(what for what, _ in binding.keys)}", *binding.checked))
-    )
-
-
-def _check_nonce(part: Part, at_hand: AtHand) -> Found[None]:
-    """Step 8: report_data, verified in step 7, holds the nonce we asked with."""
-    nonce = part.binding.nonce if part.binding else None
-    if nonce is None:
-        if at_hand.report_data is not None:
-            return Found(None, "the report data expected was ours to choose")
-        return Found(None, "not checked: nothing in it answers a nonce", Status.NOT_CHECKED)
-    if at_hand.nonce is None:
-        return Found(None, "not checked: nobody said which nonce was asked; it may be old", Status.NOT_CHECKED)
-    if nonce != at_hand.nonce:
-        raise Refused("made for another nonce than the one asked: a replay, or an answer to somebody else")
-    return Found(None, "answers the nonce asked")
-
-
-def _class_of(quoted: QuoteClaims, gpus: GpuClaims) -> TrustClass:
-    if not gpus.genuine:
-        return TrustClass.SIMULATED
-    return TrustClass.TDX_GPU if gpus.lines and quoted.trust_class is TrustClass.TDX else quoted.trust_class
-
-
-def _check_window(quoted: QuoteClaims, gpus: GpuClaims, now: Instant) -> Found[Instant]:
-    """Step 10: until when what vouches for it vouches."""
-    until = min(one for one in (quoted.endorsed_until, gpus.until) if one is not None)
-    if until <= now:
-        raise Refused("what vouches for it has run out")
-    return Found(until, f"vouched for until {until.seconds} (Unix seconds)")

@@ -52,3 +52,17 @@ class Report:
     parts: tuple[Part, ...]
     tokens: bytes = field(default=b"", repr=False)  # NVIDIA tokens that came with it
     chosen: bool = False  # the reader picked these parts; otherwise one that serves the model must be among them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AtHand:
+    """What the verifier has beside the report."""
+
+    endorsements: tuple[bytes, ...] = ()  # Intel's collateral in JSON, AMD's certificates; one a platform
+    tokens: tuple[bytes, ...] = ()  # NVIDIA's, in the order of the parts with GPUs
+    jwks: bytes = b""
+    rims: tuple[bytes, ...] = ()
+    ocsp: tuple[bytes, ...] = ()
+    nonce: bytes | None = None  # the one we asked with
+    report_data: bytes | None = None  # what a bare quote must hold
+    compose: bytes | None = None

@@ -22,9 +22,9 @@ from coincurve import PublicKey
 from bombyx.errors import MalformedMessage
 from bombyx.protocol.attest.appkeys import APP_ID_SIZE, chain_root
 from bombyx.protocol.attest.claims import BootClaims
-from bombyx.protocol.attest.examine import AtHand, Outcome, examine
+from bombyx.protocol.attest.examine import Outcome, examine
 from bombyx.protocol.attest.policy import AppraisalPolicy
-from bombyx.protocol.attest.report import Part, Report
+from bombyx.protocol.attest.report import AtHand, Part, Report
 from bombyx.protocol.attest.steps import Status
 from bombyx.protocol.primitives import Address, Digest, Instant, RequestId, keccak256, tagged_hash
 from bombyx.protocol.wire.codec import Message
