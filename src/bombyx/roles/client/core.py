@@ -24,6 +24,7 @@ from bombyx.ports import Clock, EndorsementSource, Ledger, Store
 from bombyx.protocol.attest import AppraisalPolicy
 from bombyx.protocol.primitives import Digest, RequestId
 from bombyx.protocol.seal import Randomness
+from bombyx.roles.client.alarm import LOOK_SECONDS, Watch
 from bombyx.roles.client.asked import SERVED, Asked, read_asked
 from bombyx.roles.client.blobs import Blobs
 from bombyx.roles.client.candidates import Candidates, client_secret
@@ -68,6 +69,7 @@ class Client:
         self.lines = tuple(proxies)
         self.book = ReceiptBook(store)
         self.tally = Tally()
+        self.watch = Watch()
         self._clock = clock
         self._randomness = randomness
         self._store = store
@@ -85,6 +87,7 @@ class Client:
         self._sender: Sender | None = None
         self._running: set[asyncio.Task[Finished]] = set()
         self._last: KeptReceipt | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Read the secret, the channels and the chain's constants."""
@@ -103,6 +106,7 @@ class Client:
             wallet=self.wallet,
             blobs=self._blobs,
             tally=self.tally,
+            watch=self.watch,
             candidates=candidates,
             chain=chain,
             max_answer=self.settings.max_answer,
@@ -116,9 +120,14 @@ class Client:
             tables=self._tables,
             randomness=self._randomness,
         )
+        if len(self.lines) > 1:  # one proxy alone has nobody to be compared with
+            self._watching = asyncio.create_task(self._keep_watch())
 
     async def close(self) -> None:
         """Let answers that are being checked end, then close what was handed in."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
         if self._running:
             _, late = await asyncio.wait(set(self._running), timeout=CLOSE_SECONDS)
             for task in late:
@@ -131,6 +140,18 @@ class Client:
             await line.transport.close()
         await self._ledger.close()
         await self._store.close()
+
+    async def look(self) -> None:
+        """Hold every proxy's directory against the registry and against the others' (MKT-11)."""
+        found = await asyncio.gather(
+            *(self.network.view(line, fresh=True) for line in self.lines), return_exceptions=True
+        )
+        self.watch.looked([view for view in found if isinstance(view, View)], self._clock.now())
+
+    async def _keep_watch(self) -> None:
+        while True:
+            await self.look()
+            await self._clock.sleep(LOOK_SECONDS)
 
     async def settled(self) -> None:
         """Wait until every answer under way is checked and settled, its application gone or not."""

@@ -27,12 +27,13 @@ from bombyx.errors import (
     StreamTruncated,
 )
 from bombyx.ports import Clock, ProxyResponse, Write
-from bombyx.protocol.pay.price import with_commission
+from bombyx.protocol.pay.price import price_of, with_commission
 from bombyx.protocol.primitives import Address
 from bombyx.protocol.seal import Head
 from bombyx.protocol.session import Event, Stage, advance
-from bombyx.protocol.wire.receipt import Kind
+from bombyx.protocol.wire.receipt import Kind, Receipt
 from bombyx.protocol.wire.request import Payment
+from bombyx.roles.client.alarm import Watch
 from bombyx.roles.client.answer import Answer, Terms, Verdict
 from bombyx.roles.client.blobs import Blobs
 from bombyx.roles.client.candidates import Candidates
@@ -54,6 +55,7 @@ class Desk:
     wallet: Wallet
     blobs: Blobs
     tally: Tally
+    watch: Watch
     candidates: Candidates
     chain: Chain
     max_answer: int
@@ -190,10 +192,20 @@ class Delivery:
         await self._desk.wallet.settle(self._proxy, request_id, charge, self._terms.bps, *await self._rows(kept))
         self._stage = advance(self._stage, Event.ACTION_SETTLE)
         self._desk.on_kept(kept)
+        self._watch(verdict.final)
         if verdict.settlement is not None:
             evidence = verdict.settlement.digest()
             await self._desk.wallet.check_account(self._proxy, verdict.settlement.charged_total, evidence=evidence)
         return kept
+
+    def _watch(self, final: Receipt) -> None:
+        """Who was on offer, at what price, and who answered at which pace by its receipt (MKT-12)."""
+        model = self._terms.sealed.meta.model
+        prices = {c.operator: int(price_of(c.sheet, model).output) for c in self._terms.candidates.values()}
+        seconds = (final.finished_at - final.started_at) / 1_000
+        pace = seconds / final.output_units if final.output_units else None
+        now = self._desk.clock.now()
+        self._desk.watch.answered(self._proxy, final.operator, prices, pace=pace, now=now)
 
     async def _fail(self, error: BombyxError) -> KeptReceipt | None:
         """Something is wrong: agree to no more than the last checkpoint, keep what shows it, tell the application."""

@@ -27,10 +27,12 @@ async def verification(client: Client) -> dict[str, Any]:
     return {
         "trust_classes": classes,
         "warning": SIMULATED if "simulated" in classes else None,
+        "alarms": client.watch.as_rows(),
         "proxies": [_proxy(client, view) for view in client.network.known_views()],
         "appraisals": appraisals,
         "candidates": client.tally.as_rows(),
         "distrusted": client.distrusted,
+        "budget": {"limit": client.settings.budget, "used": client.wallet.spent},
         "channels": [
             {
                 "id": channel.id.hex(),
@@ -79,6 +81,7 @@ def page(value: dict[str, Any]) -> bytes:
     parts = [_HEAD, "<h1>What this client checked</h1>"]
     if value["warning"]:
         parts.append(f"<p class=warn>{_e(value['warning'])}</p>")
+    parts += [f"<p class=warn>{_e(a['proxy'])} {_e(a['kind'])}: it {_e(a['text'])}</p>" for a in value["alarms"]]
     parts.append("<h2>Workers appraised</h2>")
     parts += [_worker(entry) for entry in value["appraisals"]] or ["<p>None yet: ask something first.</p>"]
     parts.append("<h2>Receipts</h2>")
@@ -89,6 +92,7 @@ def page(value: dict[str, Any]) -> bytes:
     parts.append("<h2>Proxies</h2>")
     parts.append(_table(("address", "url", "commission_bps", "listed", "invented", "hidden"), value["proxies"]))
     parts.append("<h2>Channels</h2>")
+    parts.append(f"<p>{_e(value['budget']['used'])} of a budget of {_e(value['budget']['limit'])} is used.</p>")
     parts.append(_table(("proxy", "agreed", "ceiling", "in_flight", "worst_loss", "frozen"), value["channels"]))
     parts.append("<p><a href='/verification?format=json'>the same as JSON</a></p>")
     return "".join(parts).encode()
