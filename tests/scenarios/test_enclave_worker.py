@@ -7,12 +7,17 @@ import json
 import tempfile
 from pathlib import Path
 
+import aiohttp
 import openai
 import pytest
-from tests.scenarios.procs import MODEL, Processes
+from tests.scenarios.procs import MODEL, Processes, network_of_processes
 
 from bombyx.adapters.processes import stop_children
 from bombyx.compose import new_simulated_platform
+from bombyx.protocol.primitives import sha256
+from bombyx.protocol.wire.answer_hash import answer_hash
+from bombyx.protocol.wire.signing import recover
+from bombyx.roles.worker.signed import answer_id, personal_digest
 
 
 @pytest.mark.parametrize("kind", ["dstack", "tappd"])
@@ -39,3 +44,29 @@ async def test_a_worker_over_a_dstack_socket_answers(kind: str, tmp_path: Path) 
             assert [row["outcome"] for row in await net.receipts()] == ["complete"]
         finally:
             await stop_children(list(net.children.values())[::-1], grace=5.0)
+
+
+async def test_signatures_and_reports_as_other_providers_give_them(tmp_path: Path) -> None:
+    """ENC-7: the stock client, then the two calls of other providers' verifiers, over the bytes it really received."""
+    async with network_of_processes(tmp_path, workers=2) as net, aiohttp.ClientSession() as http:
+        asked = {"model": MODEL, "messages": [{"role": "user", "content": "Hello."}], "max_tokens": 8}
+        for stream in (False, True):
+            sent = json.dumps({**asked, "stream": stream}).encode()
+            async with http.post(net.endpoint + "/chat/completions", data=sent) as answer:
+                operator, kind = answer.headers["x-bombyx-operator"], answer.headers["content-type"]
+                body = await answer.read()
+            async with http.get(f"{net.endpoint}/signature/{answer_id(body)}?signing_algo=ecdsa") as answer:
+                signed = await answer.json()
+                assert answer.status == 200 and answer.headers["x-bombyx-operator"] == operator
+            _, model, request, response, _, _ = signed["text"].split(":")
+            assert (request, response) == (sha256(sent).hex(), answer_hash(body, kind).hex())
+            signer = recover(personal_digest(signed["text"]), bytes.fromhex(signed["signature"][2:]))
+            assert signed["signing_address"] == str(signer)
+        async with http.get(f"{net.endpoint}/attestation/report?nonce={'ab' * 32}") as answer:
+            report = await answer.json()
+            assert report["request_nonce"] == "ab" * 32 and len(report["all_attestations"]) == 1
+        async with http.get(net.endpoint + "/signature/chatcmpl-never-given-here") as answer:
+            assert answer.status == 404
+        rows = await net.receipts()
+        assert sorted(row["charge"] > 0 for row in rows) == [False, False, False, True, True]
+        assert model in {row["model"] for row in rows}

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import orjson
 import pytest
 from hypothesis import given
@@ -14,6 +16,7 @@ from bombyx.adapters.simulator import development_policy
 from bombyx.protocol.attest import AtHand, Verdict, examine, recognise
 from bombyx.protocol.attest.report import Report
 from bombyx.protocol.primitives import Digest, sha256
+from bombyx.protocol.wire.answer_hash import EventHash, answer_hash
 from bombyx.protocol.wire.receipt import Outcome
 from bombyx.protocol.wire.signing import recover
 from bombyx.roles.worker.signed import MAX_HEAD, SIGNATURE_PATH, answer_id, personal_digest
@@ -39,7 +42,7 @@ async def test_the_signature_covers_the_bytes_on_the_wire(stream: bool) -> None:
         assert tag == "bombyx signed answer v1"
         assert model == rig.proxy.keyset.models[0].hex()
         assert asked == sha256(request.content).hex()
-        assert answered == sha256(reply.body).hex()
+        assert answered == answer_hash(reply.body, "text/event-stream" if stream else "application/json").hex()
         assert bundle == sha256(rig.proxy.hellos[-1].bundle).hex()
         assert int(at) >= before - 60_000
         signer = recover(personal_digest(signed["text"]), bytes.fromhex(signed["signature"][2:]))
@@ -119,3 +122,41 @@ def test_ids_are_found_where_answers_hold_them() -> None:
 def test_any_head_has_an_id_or_none(head: bytes) -> None:
     """ENC-7."""
     assert isinstance(answer_id(head), str)
+
+
+EVENTS = b'data: {"a":1}\n\ndata: {"b":2}\ndata: c\n\ndata: [DONE]\n\n'
+
+
+@pytest.mark.parametrize("filler", [b"\n", b":   \n", b": \n\n", b"\n\n:\n"])
+def test_filler_between_events_is_nothing(filler: bytes) -> None:
+    """ENC-7: what the shape adds, before, between and after, changes no hash."""
+    plain = answer_hash(EVENTS, "text/event-stream; charset=utf-8")
+    filled = filler + EVENTS.replace(b"\n\n", b"\n\n" + filler)
+    assert answer_hash(filled, "text/event-stream") == plain
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        EVENTS.replace(b"1", b"3"),
+        EVENTS.replace(b"\ndata: c", b"\n\ndata: c"),
+        EVENTS.replace(b"\n\ndata: {", b"\ndata: {"),
+        EVENTS.replace(b"data: [DONE]\n\n", b""),
+        EVENTS + b"data: more\n\n",
+        EVENTS.replace(b"data: c", b"data: c "),
+        EVENTS + b"data: half",
+    ],
+)
+def test_everything_else_counts(changed: bytes) -> None:
+    """ENC-7: content, the borders of events, and the end."""
+    assert answer_hash(changed, "text/event-stream") != answer_hash(EVENTS, "text/event-stream")
+
+
+@given(st.binary(max_size=80), st.lists(st.integers(0, 80), max_size=6))
+def test_any_cut_gives_the_same_hash(data: bytes, cuts: list[int]) -> None:
+    """ENC-7."""
+    places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    pieces = EventHash()
+    for start, end in itertools.pairwise(places):
+        pieces.put(data[start:end])
+    assert pieces.digest() == answer_hash(data, "text/event-stream")

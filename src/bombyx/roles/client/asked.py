@@ -18,6 +18,7 @@ from typing import Any, Final
 import orjson
 
 from bombyx.errors import BadRequest
+from bombyx.protocol.primitives import Address
 
 CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
@@ -45,6 +46,8 @@ class Asked:
     conversation: bytes
     stop: tuple[str, ...]
     echo: bool  # the answer repeats the prompt (completions): its text is not that of the output ids
+    method: str = "POST"
+    only: Address | None = None  # the one worker that can answer; None: whoever is drawn
 
     def max_input(self, context: int) -> int:
         """Tokens; `context` 0 means the model's is unknown."""

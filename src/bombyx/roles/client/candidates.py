@@ -95,13 +95,18 @@ class Candidates:
         self._pools: dict[tuple[Address, Digest], _Pool] = {}
         self._distrusted: dict[Address, str] = {}
 
-    async def choose(self, view: View, model: Model, request_id: RequestId) -> tuple[Candidate, ...]:
-        """k candidates, or fewer; one for the published share of requests. Raises why nobody convinced."""
+    async def choose(
+        self, view: View, model: Model, request_id: RequestId, *, only: Address | None = None
+    ) -> tuple[Candidate, ...]:
+        """k candidates, or fewer; one for the published share of requests. Raises why nobody convinced.
+
+        `only`: no draw; that worker, for what no other can answer.
+        """
         settings = self._settings
         k = 1 if goes_single(self._secret, request_id, settings.single_share_bps) else settings.k
         offers = {o.operator: o for o in view.report.fit if model.digest in o.models}
         pool = self._pool(view, model)
-        ranking = self._ranking(pool, offers, model)
+        ranking = self._ranking(pool, offers, model) if only is None else (only,)
         await self._appraise_ahead(ranking[:k], offers, view)
         chosen, absent, reasons = await self._walk(ranking, offers, view, model, pool, k)
         self._tally.drew([c.operator for c in chosen], absent)

@@ -38,6 +38,7 @@ from bombyx.roles.client.recording import Chain
 from bombyx.roles.client.response import ClientResponse, failure, local, marks
 from bombyx.roles.client.sending import Journey, Sender, Sent
 from bombyx.roles.client.settings import ClientKeys, ClientSettings, ProxyLine
+from bombyx.roles.client.signed import Teller, Told, answer_id, ask_for, is_signed, wanted
 from bombyx.roles.client.tally import Tally
 from bombyx.roles.client.tokens import TokenTables
 from bombyx.roles.client.wallet import Wallet
@@ -88,6 +89,7 @@ class Client:
         self._running: set[asyncio.Task[Finished]] = set()
         self._last: KeptReceipt | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._told = Told()
 
     async def start(self) -> None:
         """Read the secret, the channels and the chain's constants."""
@@ -166,6 +168,9 @@ class Client:
         `headers` are not passed on: a worker must not learn the application's keys or name.
         """
         try:
+            path, _, query = path.partition("?")
+            if is_signed(path):
+                return await self._vouched(method, path, query)
             if path == "/v1/models" or path.startswith("/v1/models/"):
                 return await self._models(method, path)
             if method != "POST" and path in SERVED:
@@ -264,6 +269,7 @@ class Client:
         )
         self._running.add(delivery.task)
         delivery.task.add_done_callback(self._running.discard)
+        delivery.task.add_done_callback(lambda _: self._note(delivery))
         try:
             head = await delivery.head()
             if not delivery.answer.streamed:
@@ -301,6 +307,24 @@ class Client:
             if name in (card["id"], card["bombyx"]["digest"]):
                 return local(orjson.dumps(card))
         raise BadRequest(f"no model {name[:120]!r}", status=404, rule="CLI-1", code="model_not_found")
+
+    async def _vouched(self, method: str, path: str, query: str) -> ClientResponse:
+        """A worker's signature over an answer it gave, or a fresh report of one."""
+        if method != "GET":
+            raise BadRequest(f"{path} takes GET", status=405, rule="CLI-1", code="method_not_allowed")
+        name = answer_id(path)
+        if name and self._told.get(name) is None:
+            await self.settled()  # an application may ask while the answer's checks still run
+        model = wanted(query, "model")
+        if not name and not model:
+            offered = await self.models()
+            model = offered[0].manifest.name if offered else ""
+        return await self._blind(ask_for(path, query, self._told.get(name), model), b"")
+
+    def _note(self, delivery: Delivery) -> None:
+        text, candidate = delivery.answer.text, delivery.answer.candidate
+        if text is not None and candidate is not None:
+            self._told.note(text.id, Teller(candidate.operator, candidate.manifest.name))
 
     def _remember(self, kept: KeptReceipt) -> None:
         self._last = kept

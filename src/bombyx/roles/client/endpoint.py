@@ -113,7 +113,8 @@ class Endpoint:
 
     async def _forward(self, exchange: HttpExchange) -> None:
         request = exchange.request
-        response = await self._client.request(request.method, request.path, request.headers, request.body)
+        target = f"{request.path}?{request.query}" if request.query else request.path
+        response = await self._client.request(request.method, target, request.headers, request.body)
         headers = _JSON | response.headers
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
             exchange.respond(response.status, headers, await response.read())

@@ -77,7 +77,7 @@ class Sender:
     async def send(self, view: View, asked: Asked, body: bytes, journey: Journey) -> Sent:
         """One draw; at most one more sealing after an `ohttp-key` problem, at most one more payment after PAY-11."""
         model = await self._network.resolve(asked.model, view)
-        candidates = await self._desk.candidates.choose(view, model, journey.request_id)
+        candidates = await self._desk.candidates.choose(view, model, journey.request_id, only=asked.only)
         try:
             return await self._attempt(view, model, candidates, asked, body, journey)
         except KeyConfigError:
@@ -198,7 +198,7 @@ class Sender:
             (NONCE_FIELD, self._randomness.bytes(32).hex().encode()),
             (CACHE_SALT_FIELD, cache_salt(self._salts, conversation).hex().encode()),
         )
-        return Request(method=b"POST", path=asked.path.encode(), headers=headers, content=body)
+        return Request(method=asked.method.encode(), path=asked.path.encode(), headers=headers, content=body)
 
     async def _settle_left(self, view: View) -> None:
         """Ask the proxy for its account once several answers were left; no answer changes nothing."""

@@ -14,11 +14,12 @@ from typing import Any, Final
 import orjson
 
 from bombyx.errors import MalformedMessage, Peer
-from bombyx.roles.client.asked import CHAT, EMBEDDINGS
+from bombyx.roles.client.asked import CHAT, COMPLETIONS
 
 MAX_EVENT: Final = 4 << 20  # bytes of one SSE event
 MAX_TEXT: Final = 16 << 20  # characters of all choices
 MAX_INDEX: Final = 4096
+MAX_ID: Final = 128  # characters
 _REWRITTEN: Final = ("tool_calls", "function_call", "reasoning_content", "reasoning", "refusal", "audio")
 
 
@@ -27,7 +28,7 @@ class AnswerText:
 
     def __init__(self, path: str, *, streamed: bool) -> None:
         self._chat = path == CHAT
-        self._none = path == EMBEDDINGS
+        self._none = path not in (CHAT, COMPLETIONS)
         self._streamed = streamed
         self._buffer = bytearray()
         self._data: list[bytes] = []
@@ -35,6 +36,7 @@ class AnswerText:
         self._rewritten: set[int] = set()
         self._size = 0
         self.done = False
+        self.id = ""  # the answer's own name for itself
 
     def feed(self, data: bytes) -> None:
         """The next bytes of the body."""
@@ -73,12 +75,12 @@ class AnswerText:
         if event.strip() == b"[DONE]":
             self.done = True
             return
-        for choice in _choices(event):
+        for choice in self._choices(event):
             self._take(choice, choice.get("delta") if self._chat else choice)
 
     def _whole(self) -> None:
         body, self._buffer = bytes(self._buffer), bytearray()
-        for choice in _choices(body):
+        for choice in self._choices(body):
             self._take(choice, choice.get("message") if self._chat else choice)
 
     def _take(self, choice: dict[str, Any], part: object) -> None:
@@ -95,11 +97,14 @@ class AnswerText:
         if self._size > MAX_TEXT:
             raise MalformedMessage("the answer's text is too large", peer=Peer.WORKER, rule="CLI-5")
 
-
-def _choices(data: bytes) -> list[dict[str, Any]]:
-    try:
-        value = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return []
-    choices = value.get("choices") if isinstance(value, dict) else None
-    return [c for c in choices if isinstance(c, dict)] if isinstance(choices, list) else []
+    def _choices(self, data: bytes) -> list[dict[str, Any]]:
+        try:
+            value = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            return []
+        if not isinstance(value, dict):
+            return []
+        if not self.id and isinstance(value.get("id"), str):
+            self.id = value["id"][:MAX_ID]
+        choices = value.get("choices")
+        return [c for c in choices if isinstance(c, dict)] if isinstance(choices, list) else []

@@ -145,7 +145,7 @@ class Filler:
             chunk = _counted(event, meter)
             if not answer.begun:
                 _check_input(meter)
-            recorder.put(chunk.data)
+            recorder.put_events(chunk.data)
             answer.put(chunk.data)
             await answer.backlog_below(self._limits.backlog)
         raise EngineUnavailable("the engine's stream has no end", rule="WRK-5")

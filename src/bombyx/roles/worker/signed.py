@@ -6,8 +6,9 @@
 
     text = "bombyx signed answer v1:MODEL:REQUEST:RESPONSE:BUNDLE:MILLISECONDS"
 
-MODEL is the manifest's digest, REQUEST and RESPONSE are SHA-256 of the bytes the application sent and got, BUNDLE is
-the Evidence bundle (hence the quote and the keyset) of the period it was answered in. EIP-191, by the receipt key.
+MODEL is the manifest's digest, REQUEST and RESPONSE are SHA-256 of the bytes the application sent and got (of a stream:
+of its events, without the filler of its shape: wire/answer_hash), BUNDLE is the Evidence bundle (hence the quote and
+the keyset) of the period it was answered in. EIP-191, by the receipt key.
 
 Always: hashes are the enclave's own, of the bytes themselves: no header can replace one, so nobody gets arbitrary text
 signed. Both answers travel sealed and cost nothing. Memory is bounded and dies with the boot; receipts outlive it.
@@ -27,6 +28,7 @@ import orjson
 from bombyx.errors import BadRequest
 from bombyx.ports import Clock, Entropy, EvidenceSource
 from bombyx.protocol.primitives import Digest, Instant, keccak256, sha256
+from bombyx.protocol.wire.answer_hash import EventHash
 from bombyx.protocol.wire.signing import SigningKey
 from bombyx.roles.worker.keys import Keyring
 
@@ -62,17 +64,29 @@ class Recorder:
         self._book = book
         self._model = model
         self._request = sha256(request)
-        self._hash = hashlib.sha256()
+        self._whole = hashlib.sha256()
+        self._events: EventHash | None = None
         self._head = bytearray()
 
     def put(self, data: bytes) -> None:
-        self._hash.update(data)
+        """Of an answer that is not streamed."""
+        self._whole.update(data)
+        self._look(data)
+
+    def put_events(self, data: bytes) -> None:
+        """Of a stream."""
+        self._events = self._events or EventHash()
+        self._events.put(data)
+        self._look(data)
+
+    def _look(self, data: bytes) -> None:
         if len(self._head) < MAX_HEAD:
             self._head += data[: MAX_HEAD - len(self._head)]
 
     def finish(self) -> None:
         """The answer is whole: it may be asked for by its id."""
-        self._book.keep(answer_id(bytes(self._head)), self._model, self._request, Digest(self._hash.digest()))
+        response = Digest(self._whole.digest()) if self._events is None else self._events.digest()
+        self._book.keep(answer_id(bytes(self._head)), self._model, self._request, response)
 
 
 class SignedAnswers:
