@@ -261,13 +261,18 @@ class HeldElsewhere(Unavailable):
 
 
 class LeaseLost(Unavailable):
-    """Another process took over what we had in hand: nothing was written, nothing may be acted on. `names`: what."""
+    """Another process took over what we had in hand: nothing was written, nothing may be acted on.
+
+    `lost`: (name, token) of each lease that has a successor.
+    """
 
     code = "lease_lost"
 
-    def __init__(self, message: str, *, names: frozenset[bytes] = frozenset(), rule: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, lost: frozenset[tuple[bytes, int]] = frozenset(), rule: str | None = None
+    ) -> None:
         super().__init__(message, retry_after=1.0, rule=rule)
-        self.names = names
+        self.lost = lost
 
 
 class EngineUnavailable(Unavailable):

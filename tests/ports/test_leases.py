@@ -109,7 +109,7 @@ async def test_who_does_not_renew_is_succeeded_and_cannot_write_any_more(place: 
     new = await b.acquire(b"n")
     with pytest.raises(LeaseLost) as lost:
         await place.store.write([row(b"other", mine), row(b"k", old), row(b"free", None)])
-    assert lost.value.names == {b"n"}
+    assert lost.value.lost == {(b"n", old.token)}
     assert await place.store.scan("t") == []
     await place.store.write([row(b"k", new, b"new"), row(b"gone", new, None)])
     await place.store.write([row(b"other", mine)])  # lapsed, and nobody took it

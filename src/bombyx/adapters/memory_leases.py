@@ -34,9 +34,10 @@ class LeaseTable:
 
     def check(self, rows: Sequence[Write]) -> None:
         """Raise `LeaseLost` where a row's lease has a successor."""
-        lost = {row.lease.name for row in rows if row.lease is not None and not self._stands(row.lease)}
+        leases = {row.lease for row in rows if row.lease is not None}
+        lost = frozenset((lease.name, lease.token) for lease in leases if not self._stands(lease))
         if lost:
-            raise LeaseLost("another process has taken this over", names=frozenset(lost), rule="PAY-17")
+            raise LeaseLost("another process has taken this over", lost=lost, rule="LEASE-3")
 
     def _stands(self, lease: Lease) -> bool:
         return self.rows.get(lease.name, (0, b""))[0] == lease.token

@@ -187,8 +187,8 @@ class PostgresStore:
             gone = {Lease(name=row[0], token=row[1]) for row in lost}
             failed = [job for job in jobs if job.leases & gone]
             for job in failed:
-                names = frozenset(lease.name for lease in job.leases & gone)
-                _answer([job], LeaseLost("another process has taken this over", names=names, rule="PAY-17"))
+                theirs = frozenset((lease.name, lease.token) for lease in job.leases & gone)
+                _answer([job], LeaseLost("another process has taken this over", lost=theirs, rule="LEASE-3"))
             if not gone:
                 _answer(jobs, None)
                 return

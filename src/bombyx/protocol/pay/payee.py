@@ -143,6 +143,18 @@ class PayeeBook:
         if config.withdraw_delay < max(terms.min_withdraw_delay, terms.margin):
             raise PaymentError(f"a withdrawal delay of {config.withdraw_delay} s leaves no time to claim", rule="PAY-2")
 
+    def take_in(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        """Add the channels those rows were written by, without their sessions."""
+        for channel, kinds in r.split(rows).items():
+            self._load_channel(channel, kinds)
+
+    def forget(self, channel: Digest) -> None:
+        """Another book keeps this channel from now on. Its rows stay as they are."""
+        self._channels.pop(channel, None)
+        self._sessions.pop(channel, None)
+        self._finished.pop(channel, None)
+        self._keys.pop(channel, None)
+
     # --- requests ---
 
     def wants_key(self, payment: Payment) -> bool:
@@ -391,8 +403,7 @@ class PayeeBook:
     ) -> PayeeBook:
         """The book those rows were written by, without its sessions."""
         book = cls(terms, domain, payer=payer)
-        for channel, kinds in r.split(rows).items():
-            book._load_channel(channel, kinds)
+        book.take_in(rows)
         return book
 
     def _load_channel(self, channel: Digest, kinds: dict[bytes, list[tuple[bytes, bytes]]]) -> None:
@@ -423,6 +434,18 @@ class PayeeBook:
 
     def _save(self, channel: PayeeChannel) -> None:
         self._journal.put(r.STATE, channel.id, _STATE.pack(*_packed(channel)) + channel.signature)
+
+
+def owing(rows: Iterable[tuple[bytes, bytes]], terms: PayeeTerms, now: Instant) -> dict[Digest, bool]:
+    """Of STATE rows, whoever keeps their channels: those with unclaimed charges, and whether a claim is due (PAY-15)."""
+    found: dict[Digest, bool] = {}
+    for key, state in rows:
+        _, _, charged, claimed, since = _STATE.unpack_from(state)
+        owed = int.from_bytes(charged) - int.from_bytes(claimed)
+        if owed > 0:
+            old = now >= Instant(since).plus(seconds=terms.claim_age)
+            found[Digest(key[1:33])] = owed >= terms.claim_threshold or old
+    return found
 
 
 def _numbers(channel: PayeeChannel) -> tuple[int, ...]:

@@ -82,6 +82,11 @@ class Finished:
             self._serial = int.from_bytes(value[16:24])
 
 
+def prefixes(channel: Digest) -> tuple[bytes, ...]:
+    """Where all rows of one channel are."""
+    return tuple(kind + channel for kind in (CONFIG, STATE, RESERVED, SETTLED, KEY))
+
+
 def split(rows: Iterable[tuple[bytes, bytes]]) -> dict[Digest, dict[bytes, list[tuple[bytes, bytes]]]]:
     """Rows by channel, then by letter: (what follows the channel, value)."""
     found: dict[Digest, dict[bytes, list[tuple[bytes, bytes]]]] = {}

@@ -9,5 +9,6 @@ wallet     workers' channels (we pay)          front      routes and problems
 scribe     rows, committed in groups           view       what was seen of a request, for its owner to see
 roster     linked workers and their keysets    outcomes   what an attempt says of its worker
 desk       who may link                        settlement both channels, at an end and after a crash
+holdings   the leases this process has         tenancy    several replicas over one store
 metrics    counters, without content           runtime    the role: start, drain, stop, restart
 """

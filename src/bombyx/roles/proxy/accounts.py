@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
 
 from bombyx.errors import BombyxError, Overloaded, PaymentError, Peer, PeerError
 from bombyx.ports import ChannelView, Claim, Clock, Ledger, LedgerInfo
@@ -20,13 +20,16 @@ from bombyx.protocol.seal import SESSION_LABEL, GatewayKey, decapsulate_request
 from bombyx.protocol.wire.channel import settlement_domain
 from bombyx.protocol.wire.request import Payment
 from bombyx.protocol.wire.signing import SigningKey
+from bombyx.roles.proxy.holdings import PAYEE
 from bombyx.roles.proxy.scribe import Scribe
 from bombyx.roles.proxy.settings import ProxySettings
 
 log = logging.getLogger("bombyx.proxy")
 
-TABLE: Final = "proxy_payee"
-MAX_VIEWS: Final = 100_000
+MAX_VIEWS = 100_000
+
+Hold = Callable[[Digest], Awaitable[None]]
+Rows = Callable[[Digest], Awaitable[list[tuple[bytes, bytes]]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +52,19 @@ class Accounts:
         ledger: Ledger,
         clock: Clock,
         scribe: Scribe,
+        hold: Hold | None = None,
+        stored: Rows | None = None,
     ) -> None:
+        """`hold`: asked before each reservation; returns once this process keeps the channel's book. `stored`: a
+        channel's rows, whoever keeps it. Both None: this process keeps all there are."""
         self._settings = settings
         self._key = key
         self._pay_keys = (pay_key,)
         self._ledger = ledger
         self._clock = clock
         self._scribe = scribe
+        self._hold = hold
+        self._stored = stored
         terms = PayeeTerms(
             receiver=key.address,
             receiver_authorizer=key.address,
@@ -75,7 +84,9 @@ class Accounts:
     ) -> Reservation:
         """Reserve what the request may cost; durable when this returns. Raises `PaymentError`."""
         view = await self._view(payment)
-        if payment.channel not in self.book:
+        if self._hold is not None:
+            await self._hold(payment.channel)
+        if payment.channel not in self.book:  # from here to the write nothing is awaited
             self.book.open(view)
         reservation = self.book.accept(
             payment,
@@ -88,7 +99,7 @@ class Accounts:
             session_key=self._session_key(payment),
         )
         try:
-            await self._scribe.write(TABLE, self.book.take_rows())
+            await self._scribe.write(PAYEE, self.book.take_rows())
         except BombyxError:
             self.release(reservation)
             raise
@@ -110,22 +121,40 @@ class Accounts:
     def settle(self, reservation: Reservation, charge: Amount) -> Amount:
         """Charge and give the channel's new total. Durable with the scribe's next `write`."""
         self.book.settle(reservation.channel, reservation.request_id, charge, now=self._clock.now())
-        self._scribe.put(TABLE, self.book.take_rows())
+        self._scribe.put(PAYEE, self.book.take_rows())
         return self.book.channel(reservation.channel).charged
 
     def release(self, reservation: Reservation) -> None:
-        self.book.release(reservation.channel, reservation.request_id)
-        self._scribe.put(TABLE, self.book.take_rows())
+        if reservation.channel in self.book:  # else another replica keeps it, and releases it when it takes it in
+            self.book.release(reservation.channel, reservation.request_id)
+            self._scribe.put(PAYEE, self.book.take_rows())
+
+    def keeps(self, reservation: Reservation) -> bool:
+        """Whether the reservation is still on this process' books."""
+        channel = reservation.channel
+        return channel in self.book and reservation.request_id in self.book.channel(channel).reserved
 
     def account(self, channel: Digest) -> Account:
         return self.book.account(channel)
 
     async def close_channel(self, channel: Digest, view: ChannelView) -> None:
         """Take no more requests on a channel; durable when this returns (PAY-16)."""
+        if self._hold is not None:
+            await self._hold(channel)
         if channel not in self.book:
             self.book.open(view)
         self.book.close(channel)
-        await self._scribe.write(TABLE, self.book.take_rows())
+        await self._scribe.write(PAYEE, self.book.take_rows())
+
+    async def stored(self, channel: Digest) -> Account | None:
+        """A channel that another process keeps, as its last commit left it; None for one that nobody knows."""
+        if self._stored is None:
+            return None
+        if self._lookups.locked():
+            raise Overloaded("too many channels are being looked up", retry_after=1.0, rule="PROXY-4")
+        async with self._lookups:
+            rows = await self._stored(channel)
+        return PayeeBook.load(self.book.terms, self.book.domain, rows).account(channel) if rows else None
 
     # --- the chain ---
 
@@ -177,7 +206,7 @@ class Accounts:
             if not self.book.channel(channel).owed:
                 continue
             view = await self._ledger.channel(channel)
-            if view is None:
+            if view is None or channel not in self.book:
                 continue
             self._views[channel] = _Seen(view, self._clock.monotonic())
             self.book.observe(view, now=self._clock.now())
@@ -191,7 +220,7 @@ class Accounts:
                 view = await self._ledger.channel(claim.config.channel_id(self.book.domain))
                 if view is not None:
                     self.book.observe(view, now=self._clock.now())
-        await self._scribe.write(TABLE, self.book.take_rows())
+        await self._scribe.write(PAYEE, self.book.take_rows())
         return len(claims)
 
     async def close(self) -> None:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from bombyx.errors import (
     BombyxError,
     DeadlineExceeded,
+    LeaseLost,
     LocalError,
     Peer,
     PeerError,
@@ -74,6 +76,12 @@ class Dispatcher:
         self._clock = clock
         self._randomness = randomness
         self._observer = observer
+        self._streams: dict[Digest, set[Stream]] = {}  # by client's channel
+
+    def cut(self, channel: Digest) -> None:
+        """Another replica keeps this channel now: its streams end where they are, and nothing is booked here."""
+        for stream in list(self._streams.get(channel, ())):
+            stream.give_up(LeaseLost("another replica has taken this channel over", rule="LEASE-4"))
 
     async def run(self, job: Job, view: ProxyView) -> None:
         """Answer the job. Raises, with the reservation released, when no candidate started to answer."""
@@ -103,7 +111,7 @@ class Dispatcher:
             failure = reason
             if isinstance(reason, DeadlineExceeded) and job.meta.deadline <= self._clock.now():
                 break
-            if isinstance(reason, Refused) and reason.final:
+            if isinstance(reason, LeaseLost) or (isinstance(reason, Refused) and reason.final):
                 break
         raise told(failure)
 
@@ -131,15 +139,31 @@ class Dispatcher:
         sent_at = self._clock.monotonic()
         self._outcomes.note(chosen, chosen.seat.worker.stats.dispatched(sent_at))
         request = WorkerRequest(payment=payment, meta=job.envelope.meta_bytes, wrap=wrap, body=job.envelope.body)
-        reason = await self._first_frame(job, chosen, stream, request.encode(), view)
-        if reason is None:
-            chosen.seat.account.channel.confirm(payment)
-            await self._answer(job, chosen, stream, view, sent_at)
-            attempt["result"] = view.outcome
-            return None
+        with self._listed(job, stream):
+            reason = await self._first_frame(job, chosen, stream, request.encode(), view)
+            if reason is None:
+                chosen.seat.account.channel.confirm(payment)
+                await self._answer(job, chosen, stream, view, sent_at)
+                attempt["result"] = view.outcome
+                return None
         self._outcomes.did_not_start(job, chosen, stream, reason)
         attempt["result"] = reason.code
         return reason
+
+    @contextmanager
+    def _listed(self, job: Job, stream: Stream) -> Iterator[None]:
+        """While the stream runs, `cut` finds it."""
+        channel = job.reservation.channel
+        streams = self._streams.setdefault(channel, set())
+        streams.add(stream)
+        if not self._accounts.keeps(job.reservation):  # the lease was lost before there was a stream to cut
+            self.cut(channel)
+        try:
+            yield
+        finally:
+            streams.discard(stream)
+            if not streams:
+                self._streams.pop(channel, None)
 
     async def _pay(self, job: Job, chosen: Contestant) -> tuple[Payment, bytes]:
         wrap = job.envelope.wrap_of(job.meta, chosen.candidate)

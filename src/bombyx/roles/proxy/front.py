@@ -15,8 +15,9 @@ from collections.abc import Coroutine
 from http import HTTPStatus
 from typing import Any, Final
 
-from bombyx.errors import BadRequest, BombyxError, KeyConfigError, PaymentError, Peer, Unavailable
+from bombyx.errors import BadRequest, BombyxError, HeldElsewhere, KeyConfigError, PaymentError, Peer, Unavailable
 from bombyx.ports import Clock, HttpExchange
+from bombyx.protocol.pay.payee import Account
 from bombyx.protocol.primitives import Digest, RequestId
 from bombyx.roles.proxy.accounts import Accounts
 from bombyx.roles.proxy.admission import SHOWN_CIPHERTEXT, Admission, Job
@@ -96,7 +97,11 @@ class Front:
         elif path.startswith("/v1/blob/"):
             self._blob(exchange, path.removeprefix("/v1/blob/"))
         elif path.startswith(CHANNEL):
-            self._channel(exchange, path.removeprefix(CHANNEL))
+            channel = _digest(path.removeprefix(CHANNEL))
+            if channel in self._accounts.book:
+                self._channel(exchange, self._accounts.account(channel), channel)
+            else:
+                self._spawn(self._stored_channel(exchange, channel))
         elif path.startswith("/v1/view/") and self._views is not None:
             self._view(exchange, self._views, path.removeprefix("/v1/view/"))
         elif path == "/v1/info":
@@ -117,11 +122,17 @@ class Front:
             raise BadRequest("no such blob here", status=404, peer=Peer.CLIENT, rule="PROXY-1", code="not_found")
         exchange.respond(200, BLOB, blob)
 
-    def _channel(self, exchange: HttpExchange, name: str) -> None:
-        channel = _digest(name)
-        if channel not in self._accounts.book:
-            raise BadRequest("no such channel here", status=404, peer=Peer.CLIENT, rule="PAY-2", code="not_found")
-        account = self._accounts.account(channel)
+    async def _stored_channel(self, exchange: HttpExchange, channel: Digest) -> None:
+        """A channel that this process does not keep: what the store says of it."""
+        try:
+            account = await self._accounts.stored(channel)
+            if account is None:
+                raise BadRequest("no such channel here", status=404, peer=Peer.CLIENT, rule="PAY-2", code="not_found")
+            self._channel(exchange, account, channel)
+        except BombyxError as error:
+            self._refuse(exchange, error)
+
+    def _channel(self, exchange: HttpExchange, account: Account, channel: Digest) -> None:
         told = {
             "channel": channel.hex(),
             "ceiling": account.ceiling,
@@ -254,6 +265,8 @@ def problem(error: BombyxError) -> tuple[int, dict[str, str], bytes]:
     }
     if retry_after is not None:
         body["retry_after"] = retry_after
+    if isinstance(error, HeldElsewhere):
+        body["replica"] = error.holder
     return status, headers, _json(body)
 
 

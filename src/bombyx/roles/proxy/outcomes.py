@@ -14,6 +14,7 @@ from bombyx.errors import (
     BudgetExceeded,
     DeadlineExceeded,
     KeyConfigError,
+    LeaseLost,
     LocalError,
     NoWorkers,
     Peer,
@@ -53,7 +54,7 @@ class Outcomes:
         if failure is not None:
             if isinstance(failure, ReceiptError):
                 self._metrics.receipts_bad.inc()
-            if not (isinstance(failure, PeerError) and failure.peer is Peer.CLIENT):
+            if not isinstance(failure, LeaseLost) and not _by_client(failure):
                 self.note(chosen, stats.failed(now))
         elif final is not None and final.receipt.outcome is Outcome.FAILED:
             self.note(chosen, stats.failed(now))
@@ -63,8 +64,8 @@ class Outcomes:
     def did_not_start(self, job: Job, chosen: Contestant, stream: Stream, reason: BombyxError) -> None:
         """Nothing was delivered, so nothing is owed; whether the worker is to blame depends on its reason."""
         self._wallet.release(chosen.seat.account.channel, job.meta.request_id)
-        client_left = isinstance(reason, PeerError) and reason.peer is Peer.CLIENT
-        blamed = reason.blames_worker if isinstance(reason, Refused) else not client_left
+        ours = isinstance(reason, LeaseLost) or _by_client(reason)
+        blamed = reason.blames_worker if isinstance(reason, Refused) else not ours
         if blamed and not job.exchange.disconnected:
             self.note(chosen, chosen.seat.worker.stats.failed(self._clock.monotonic()))
         self._metrics.attempts.labels("refused" if isinstance(reason, Refused) else "failed").inc()
@@ -105,6 +106,10 @@ class Outcomes:
 
     def note(self, chosen: Contestant, stats: WorkerStats) -> None:
         self._roster.note(chosen.seat.worker, stats)
+
+
+def _by_client(failure: BombyxError) -> bool:
+    return isinstance(failure, PeerError) and failure.peer is Peer.CLIENT
 
 
 def told(failure: BombyxError) -> BombyxError:

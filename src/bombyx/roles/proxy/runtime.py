@@ -14,13 +14,12 @@ import logging
 from typing import TypeVar
 
 from bombyx.errors import BombyxError, LocalError
-from bombyx.ports import Clock, HttpExchange, Ledger, Link, Store
+from bombyx.ports import Clock, HttpExchange, Leases, Ledger, Link, Store
 from bombyx.protocol.primitives import Address
 from bombyx.protocol.seal import GatewayKey, Randomness
 from bombyx.protocol.wire.receipt import receipt_domain
 from bombyx.protocol.wire.records import LinkType
 from bombyx.protocol.wire.signing import SigningKey
-from bombyx.roles.proxy import accounts, wallet
 from bombyx.roles.proxy.accounts import Accounts
 from bombyx.roles.proxy.admission import Admission
 from bombyx.roles.proxy.closing import Closing
@@ -28,12 +27,14 @@ from bombyx.roles.proxy.desk import Desk
 from bombyx.roles.proxy.directory import Noticeboard, Shelf
 from bombyx.roles.proxy.dispatch import Dispatcher
 from bombyx.roles.proxy.front import Front
+from bombyx.roles.proxy.holdings import PAYEE, PAYER, Holdings
 from bombyx.roles.proxy.metrics import Metrics
 from bombyx.roles.proxy.registry import Registry
 from bombyx.roles.proxy.roster import Roster
 from bombyx.roles.proxy.scribe import Scribe
 from bombyx.roles.proxy.settings import ProxySettings
 from bombyx.roles.proxy.settlement import Settler
+from bombyx.roles.proxy.tenancy import Tenancy
 from bombyx.roles.proxy.view import Observer
 from bombyx.roles.proxy.wallet import Wallet
 
@@ -55,7 +56,9 @@ class Proxy:
         clock: Clock,
         randomness: Randomness,
         observer: Observer | None = None,
+        leases: Leases | None = None,
     ) -> None:
+        """`leases`: this process is one of several over `store`; None: it has the store alone."""
         self.settings = settings
         self.metrics = Metrics()
         self.roster = Roster()
@@ -66,6 +69,9 @@ class Proxy:
         self._clock = clock
         self._randomness = randomness
         self._observer = observer
+        self._leases = leases
+        self._tenancy: Tenancy | None = None
+        self._moving: asyncio.Task[None] | None = None
         self._front: Front | None = None
         self._desk: Desk | None = None
         self._housekeeper: asyncio.Task[None] | None = None
@@ -84,16 +90,36 @@ class Proxy:
         """Read the books, settle what a crash cut, and be ready. `Unavailable`: chain or store do not answer."""
         info = await self._ledger.info()
         settings, clock, shelf = self.settings, self._clock, Shelf()
-        self._scribe = scribe = Scribe(self._store)
+        holdings = Holdings(shared=self._leases is not None)
+        self._scribe = scribe = Scribe(self._store, holdings)
+        tenancy = self._tenancy = self._shared(holdings)
+        if tenancy is not None:
+            await tenancy.take_slot()
         self._wallet = purse = Wallet(
-            settings, self._key, info, ledger=self._ledger, clock=clock, randomness=self._randomness, scribe=scribe
+            settings,
+            self._key,
+            info,
+            ledger=self._ledger,
+            clock=clock,
+            randomness=self._randomness,
+            scribe=scribe,
+            holdings=holdings,
         )
-        purse.load(await self._store.scan(wallet.TABLE))
-        rows = await self._store.scan(accounts.TABLE)
+        purse.load(await self._store.scan(PAYER))
         self._accounts = books = Accounts(
-            settings, self._key, self._pay_key, info, rows, ledger=self._ledger, clock=clock, scribe=scribe
+            settings,
+            self._key,
+            self._pay_key,
+            info,
+            [] if tenancy else await self._store.scan(PAYEE),
+            ledger=self._ledger,
+            clock=clock,
+            scribe=scribe,
+            hold=tenancy.hold if tenancy else None,
+            stored=tenancy.rows if tenancy else None,
         )
-        settler = Settler(books, purse, scribe)
+        self._settler = settler = Settler(books, purse, scribe)
+        await settler.pay_debts(self._store)
         cut = await settler.recover(self._store)
         if cut:
             log.warning("%d requests were cut by the last stop; they are settled at their last receipt", cut)
@@ -140,7 +166,40 @@ class Proxy:
             clock=clock,
             randomness=self._randomness,
         )
+        if tenancy is not None:
+            tenancy.on_cut = dispatcher.cut
+            tenancy.on_slot_lost = self._move
+            await tenancy.start(books, settler)
         self._housekeeper = asyncio.get_running_loop().create_task(self._keep_house())
+
+    def _shared(self, holdings: Holdings) -> Tenancy | None:
+        if self._leases is None:
+            return None
+        return Tenancy(
+            self._leases,
+            holdings,
+            self.settings.timings,
+            store=self._store,
+            scribe=self._scribe,
+            ledger=self._ledger,
+            clock=self._clock,
+        )
+
+    def _move(self) -> None:
+        if self._moving is None or self._moving.done():
+            self._moving = asyncio.get_running_loop().create_task(self._take_other_slot())
+
+    async def _take_other_slot(self) -> None:
+        """Our channels to workers are another replica's now: take other ones, and let workers link anew under them."""
+        tenancy, desk = _started(self._tenancy), _started(self._desk)
+        try:
+            await tenancy.take_slot()
+            self._wallet.load(await self._store.scan(PAYER))
+        except BombyxError as error:
+            log.error("no slot: %s", error)  # without one nothing is paid, so nothing is served; housekeeping tries on
+            return
+        for session in list(desk.links):
+            await session.close()
 
     async def drain(self) -> None:
         """Take nothing new, let answers end."""
@@ -164,7 +223,12 @@ class Proxy:
             await self._accounts.close()
             await self._scribe.close()
         if claim and self._front is not None:
+            if self._tenancy is not None:
+                await self._tenancy.adopt(everything=True)
             await self._accounts.claim(everything=True)
+            await self._scribe.close()
+        if self._tenancy is not None:
+            await self._tenancy.stop()
 
     async def claim(self, *, everything: bool = False) -> int:
         """Present what clients owe; how many channels."""
@@ -176,6 +240,8 @@ class Proxy:
             await self._clock.sleep(self.settings.timings.housekeeping)
             self.roster.expire(self._clock.now())
             try:
+                if self._tenancy is not None:
+                    await self._keep_tenancy(self._tenancy)
                 for worker in list(self.roster.workers.values()):
                     if worker.seats and self._wallet.runs_low(worker.seats[-1].account):
                         await self._wallet.top_up(worker.seats[-1].account)
@@ -184,6 +250,12 @@ class Proxy:
                 await self._wallet.reclaim({seat.account.channel.id for seat in seats})
             except BombyxError as error:
                 log.warning("housekeeping: %s", error)
+
+    async def _keep_tenancy(self, tenancy: Tenancy) -> None:
+        if not tenancy.has_slot:
+            self._move()
+        await tenancy.adopt()
+        await self._settler.pay_debts(self._store)
 
 
 def _started(part: T | None) -> T:

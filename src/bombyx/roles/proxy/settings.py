@@ -39,6 +39,9 @@ class Timings:
     reclaim_after: float = 600.0  # a worker's enclave that is gone for so long does not come back
     retry_after: float = 1.0  # told to those turned away
     drain: float = 30.0
+    lease_life: float = 10.0  # replicas: what a process had in hand is free so long after its last sign of life
+    lease_renew: float = 3.0
+    lease_idle: float = 10.0  # a channel without requests for so long is given back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

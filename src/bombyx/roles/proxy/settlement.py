@@ -7,24 +7,31 @@ Always: receipts are written before they are acted on; both channels change in o
 
 from __future__ import annotations
 
+import logging
 import struct
 from typing import Final
 
-from bombyx.errors import MalformedMessage
+from bombyx.errors import MalformedMessage, PaymentError
 from bombyx.ports import Store
 from bombyx.protocol.pay.payee import Reservation
 from bombyx.protocol.pay.payer import PayerChannel
 from bombyx.protocol.pay.price import with_commission
 from bombyx.protocol.pay.trail import ReceiptTrail
-from bombyx.protocol.primitives import Amount, Digest
+from bombyx.protocol.primitives import Amount, Digest, RequestId
 from bombyx.protocol.wire.receipt import Kind, SignedReceipt
 from bombyx.protocol.wire.records import Settlement
 from bombyx.roles.proxy.accounts import Accounts
+from bombyx.roles.proxy.holdings import DEBT, RECEIPT
 from bombyx.roles.proxy.scribe import Scribe
 from bombyx.roles.proxy.wallet import Wallet
 
-TABLE: Final = "proxy_receipt"  # channel, request -> commission, worker's channel, the last good receipt
+log = logging.getLogger("bombyx.proxy")
+
+# Rows of RECEIPT: channel, request -> commission, worker's channel, the last good receipt.
 _HEAD: Final = struct.Struct(">H32s")
+# Rows of DEBT: worker's channel, request -> what is owed, whether that is final. Notes from the replica that settled a
+# request with its client to the one that keeps the channel to its worker.
+_DEBT: Final = struct.Struct(">16s?")
 
 
 class Settler:
@@ -38,7 +45,7 @@ class Settler:
     def keep(self, reservation: Reservation, bps: int, worker_channel: Digest, receipt: bytes) -> None:
         """A SignedReceipt was checked: it goes to the store before anything is booked on it."""
         key = reservation.channel + reservation.request_id
-        self._scribe.put(TABLE, [(key, _HEAD.pack(bps, worker_channel) + receipt)])
+        self._scribe.put(RECEIPT, [(key, _HEAD.pack(bps, worker_channel) + receipt)])
 
     async def settle(
         self, reservation: Reservation, bps: int, channel: PayerChannel, trail: ReceiptTrail
@@ -48,7 +55,8 @@ class Settler:
         charge = with_commission(worker_charge, bps)
         self._wallet.agree(channel, reservation.request_id, worker_charge, final=trail.final is not None)
         total = self._accounts.settle(reservation, charge)
-        await self._scribe.write(TABLE)
+        # Its receipt is needed no longer. This row also makes the write fail when the channel's lease is lost.
+        await self._scribe.write(RECEIPT, [(reservation.channel + reservation.request_id, None)])
         return Settlement(
             request_id=reservation.request_id,
             channel=reservation.channel,
@@ -57,16 +65,17 @@ class Settler:
             charged_total=total,
         )
 
-    async def recover(self, store: Store) -> int:
-        """After a restart: every request that was cut is settled at its last receipt, or released. How many."""
-        cut = self._accounts.book.in_flight()
+    async def recover(self, store: Store, channel: Digest | None = None) -> int:
+        """After a restart, or of `channel` after a take-over: every request that was cut is settled at its last
+        receipt, or released. How many."""
+        cut = [one for one in self._accounts.book.in_flight() if channel in (None, one.channel)]
         for reservation in cut:
-            row = await store.read(TABLE, reservation.channel + reservation.request_id)
+            row = await store.read(RECEIPT, reservation.channel + reservation.request_id)
             if row is None:
                 self._accounts.release(reservation)
             else:
                 self._recover(reservation, row)
-        await self._scribe.write(TABLE)
+        await self._scribe.write(RECEIPT, [(one.channel + one.request_id, None) for one in cut])
         return len(cut)
 
     def _recover(self, reservation: Reservation, row: bytes) -> None:
@@ -77,7 +86,26 @@ class Settler:
             self._accounts.release(reservation)
             return
         channel = self._wallet.channel(Digest(worker_channel))
+        final = receipt.kind is Kind.FINAL
         if channel is not None:
-            final = receipt.kind is Kind.FINAL
             self._wallet.agree(channel, reservation.request_id, receipt.charge, final=final)
+        else:
+            note = _DEBT.pack(receipt.charge.to_bytes(16), final)
+            self._scribe.put(DEBT, [(worker_channel + reservation.request_id, note)])
         self._accounts.settle(reservation, with_commission(Amount(receipt.charge), bps))
+
+    async def pay_debts(self, store: Store) -> None:
+        """Agree to what other replicas settled of requests that went through our channels to workers."""
+        paid = []
+        for key, note in await store.scan(DEBT):
+            channel = self._wallet.channel(Digest(key[:32]))
+            if channel is None:
+                continue
+            charge, final = _DEBT.unpack(note)
+            try:
+                self._wallet.agree(channel, RequestId(key[32:]), int.from_bytes(charge), final=final)
+            except PaymentError as error:  # we settled it otherwise meanwhile, on a later receipt
+                log.warning("a noted debt does not fit: %s", error)
+            paid.append((key, None))
+        if paid:
+            await self._scribe.write(DEBT, paid)

@@ -21,12 +21,12 @@ from bombyx.protocol.seal.ohttp import parse_key_config
 from bombyx.protocol.wire.channel import ChannelConfig, settlement_domain
 from bombyx.protocol.wire.request import Payment
 from bombyx.protocol.wire.signing import SigningKey
+from bombyx.roles.proxy.holdings import PAYER, Holdings
 from bombyx.roles.proxy.scribe import Scribe
 from bombyx.roles.proxy.settings import ProxySettings
 
 log = logging.getLogger("bombyx.proxy")
 
-TABLE: Final = "proxy_payer"
 MAX_IN_FLIGHT: Final = 4_096
 
 
@@ -52,7 +52,9 @@ class Wallet:
         clock: Clock,
         randomness: Randomness,
         scribe: Scribe,
+        holdings: Holdings,
     ) -> None:
+        self._holdings = holdings
         self._settings = settings
         self._key = key
         self._info = info
@@ -68,8 +70,15 @@ class Wallet:
 
     def load(self, rows: list[tuple[bytes, bytes]]) -> None:
         """Channels of an earlier run. Requests that were in flight then are left: only their receipts count."""
+        self._channels.clear()
         for channel in PayerChannel.load(self._domain, self._policy, rows, payee=Peer.WORKER):
-            self._channels[channel.id] = channel
+            if not self._holdings.shared or channel.config.salt == self._salt:
+                self._channels[channel.id] = channel
+
+    @property
+    def _salt(self) -> Digest:
+        """Each replica has channels of its own: two processes must not sign for one channel."""
+        return Digest(self._holdings.slot.to_bytes(32))
 
     def channel(self, channel: Digest) -> PayerChannel | None:
         return self._channels.get(channel)
@@ -83,7 +92,7 @@ class Wallet:
             receiver_authorizer=line.pay_authorizer,
             token=self._info.token,
             withdraw_delay=self._settings.withdraw_delay,
-            salt=Digest.zero(),
+            salt=self._salt,
         )
         try:
             pay_key = parse_key_config(line.pay_key_config)
@@ -165,7 +174,7 @@ class Wallet:
         self.put(channel)
 
     def put(self, channel: PayerChannel) -> None:
-        self._scribe.put(TABLE, channel.take_rows())
+        self._scribe.put(PAYER, channel.take_rows())
 
     async def _write(self, channel: PayerChannel) -> None:
-        await self._scribe.write(TABLE, channel.take_rows())
+        await self._scribe.write(PAYER, channel.take_rows())
