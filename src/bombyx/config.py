@@ -27,8 +27,15 @@ BEACON_AGE: Final = 120  # seconds a beacon may be older than the keyset that na
 MAX_FILE: Final = 1 << 20  # bytes of a configuration file or a network descriptor
 
 
-def _setting(default: Any, help_text: str, *, least: float | None = None, most: float | None = None) -> Any:
-    return field(default=default, metadata={"help": help_text, "least": least, "most": most})
+SQLITE: Final = "sqlite"
+
+
+def _setting(
+    default: Any, help_text: str, *, least: float | None = None, most: float | None = None, secret: bool = False
+) -> Any:
+    """`secret`: it may hold a password, and is shown and printed without."""
+    bounds = {"help": help_text, "least": least, "most": most, "secret": secret}
+    return field(default=default, metadata=bounds, repr=not secret)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +73,18 @@ class ProxyConfig:
     open_per_channel: int = _setting(32, "requests one channel may have open", least=1, most=10_000)
     rate_per_channel: float = _setting(50.0, "requests per second one channel may make", least=0.01)
     float_limit: int = _setting(20_000_000, "token base units placed in each worker's channel", least=1)
+    store: str = _setting(
+        SQLITE, "`sqlite`: a file of its own; postgresql://USER:PASSWORD@HOST/NAME: shared by replicas", secret=True
+    )
+    replica_url: str = _setting("", "URL this one of several replicas is reached at; empty: public_url")
     tls_cert: str = _setting("", "certificate chain (PEM); empty: no TLS here")
     tls_key: str = _setting("", "its private key (PEM)")
     expose_views: bool = _setting(False, "serve what this proxy saw of each request (for demonstrations)")
 
     def check(self) -> None:
-        """Every bound of a proxy's stands alone."""
+        """What no single bound can say. Raises `ConfigError`."""
+        if self.store != SQLITE and not self.store.startswith(("postgresql://", "postgres://")):
+            raise ConfigError("proxy.store is `sqlite` or a postgresql:// URL")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +151,22 @@ def explain(
     settings = kind(**values)
     settings.check()
     return settings, origin
+
+
+def shown(settings: RoleConfig) -> dict[str, Any]:
+    """Every value, as anybody may see it."""
+    hidden = {f.name for f in dataclasses.fields(settings) if f.metadata["secret"]}
+    values = dataclasses.asdict(settings)
+    return {name: _without_password(value) if name in hidden else value for name, value in values.items()}
+
+
+def _without_password(url: str) -> str:
+    """Everything up to the last @ may be a user and a password; so may what follows a question mark."""
+    scheme, found, rest = url.partition("://")
+    if not found:
+        return url
+    place = rest.rpartition("@")[2].partition("?")[0]
+    return f"{scheme}://{'***@' if '@' in rest else ''}{place}"
 
 
 def help_of(kind: type[RoleConfig], name: str) -> str:

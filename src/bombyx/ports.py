@@ -84,11 +84,14 @@ class Leases(Protocol):
     - A name must have one holder at a time. `acquire` must raise `HeldElsewhere`, with the holder's URL, while another
       process has the name and has renewed within the time to live; the store's clock decides, never a holder's.
     - `acquire` of a name that lapsed must make its older leases worthless at once: the store refuses their rows.
+    - `announce` says how this holder is reached: what others hear in `HeldElsewhere`.
     - `renew` keeps everything this holder has, and must return the names that were taken from it since.
     - `leave` gives everything back, so that others need not wait. After it nothing else is called.
     """
 
     async def acquire(self, name: bytes) -> Lease: ...
+
+    async def announce(self, url: str) -> None: ...
 
     async def release(self, leases: Sequence[Lease]) -> None: ...
 

@@ -66,6 +66,9 @@ class MemoryLeases:
         self._held[name] = table.last_token
         return Lease(name=name, token=table.last_token)
 
+    async def announce(self, url: str) -> None:
+        self._reached_at = self._table.holders[self._holder].reached_at = url
+
     async def release(self, leases: Sequence[Lease]) -> None:
         for lease in leases:
             if self._held.get(lease.name) == lease.token:

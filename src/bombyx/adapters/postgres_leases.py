@@ -24,7 +24,7 @@ FORGET_AFTER: Final = "1 day"  # rows of processes that are long gone
 _RENEW: Final = """
 WITH before AS (SELECT until > clock_timestamp() AS alive FROM bombyx_replica WHERE holder = $1)
 INSERT INTO bombyx_replica (holder, url, until) VALUES ($1, $2, clock_timestamp() + make_interval(secs => $3))
-ON CONFLICT (holder) DO UPDATE SET until = excluded.until
+ON CONFLICT (holder) DO UPDATE SET until = excluded.until, url = excluded.url
 RETURNING (SELECT alive FROM before)
 """
 _FORGET: Final = f"DELETE FROM bombyx_replica WHERE until < clock_timestamp() - interval '{FORGET_AFTER}'"  # noqa: S608
@@ -75,6 +75,12 @@ class PostgresLeases:
             if row is not None and row[1] > 0:
                 raise HeldElsewhere("another replica has this in hand", holder=row[0], retry_after=max(0.1, row[1]))
         raise Unavailable("a lease changes hands too fast", retry_after=0.5)
+
+    async def announce(self, url: str) -> None:
+        self.reached_at = url
+        await self._database.run(
+            lambda c: c.execute("UPDATE bombyx_replica SET url = $2 WHERE holder = $1", self.holder, url)
+        )
 
     async def release(self, leases: Sequence[Lease]) -> None:
         given = [lease for lease in leases if self._held.get(lease.name) == lease.token]

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bombyx.cli.output import print_json
-from bombyx.config import ROLES, explain, help_of
+from bombyx.config import ROLES, explain, help_of, shown
 
 app = typer.Typer(help="Settings of the roles.", no_args_is_help=True)
 
@@ -32,14 +31,14 @@ def show(
     if role and role not in ROLES:
         raise typer.BadParameter(f"{role!r} is not one of {', '.join(ROLES)}")
     wanted = {role: ROLES[role]} if role else ROLES
-    shown = {name: explain(kind, file=config) for name, kind in wanted.items()}  # type: ignore[type-var]
+    found = {name: explain(kind, file=config) for name, kind in wanted.items()}  # type: ignore[type-var]
     if json:
-        print_json({n: {"values": dataclasses.asdict(v), "origin": o} for n, (v, o) in shown.items()})
+        print_json({n: {"values": shown(v), "origin": o} for n, (v, o) in found.items()})
         return
-    for name, (values, origin) in shown.items():
+    for name, (values, origin) in found.items():
         table = Table(title=name, title_justify="left", box=None, pad_edge=False)
         for column in ("setting", "value", "from", "meaning"):
             table.add_column(column)
-        for key, value in dataclasses.asdict(values).items():
+        for key, value in shown(values).items():
             table.add_row(key, repr(value), origin[key], help_of(wanted[name], key))
         Console().print(table, "")

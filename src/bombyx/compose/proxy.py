@@ -1,24 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A proxy: its books in SQLite, its keys in files, one listener for clients and worker links."""
+"""A proxy: its books in SQLite or a shared database, its keys in files, one listener for clients and worker links."""
 
 from __future__ import annotations
 
 import ssl
+from dataclasses import replace
 from pathlib import Path
 
 from bombyx.adapters.clock import SystemClock
 from bombyx.adapters.entropy import SystemEntropy
 from bombyx.adapters.http_server import HttpLimits, HttpServer
-from bombyx.adapters.sqlite import SqliteStore
 from bombyx.adapters.state_folder import StateFolder
 from bombyx.adapters.websocket import websocket_upgrade
+from bombyx.compose.books import open_books, pay_key
 from bombyx.compose.policy import read_policy
 from bombyx.compose.service import Service, fund, open_ledger
 from bombyx.config import NetworkDescriptor, ProxyConfig
 from bombyx.errors import ConfigError
-from bombyx.ports import Operator, OperatorRole
+from bombyx.ports import Ledger, Operator, OperatorRole
 from bombyx.protocol.primitives import Address, Digest
-from bombyx.protocol.seal import GatewayKey, Kem, KeyConfig, PrivateKey
+from bombyx.protocol.seal import GatewayKey
+from bombyx.protocol.wire.signing import SigningKey
 from bombyx.roles.proxy.runtime import Proxy
 from bombyx.roles.proxy.settings import Limits, ProxySettings
 
@@ -35,21 +37,19 @@ async def start(config: ProxyConfig, network: NetworkDescriptor, state: Path) ->
     key = key_store(state).load_or_create("proxy")
     ledger = open_ledger(network)
     service.stack.push_async_callback(ledger.close)
-    store = SqliteStore.open(state / "proxy.db")
-    service.stack.push_async_callback(store.close)
-    private = PrivateKey.generate(Kem.X25519, entropy)  # fresh at every start: sessions do not outlive the process
-    pay_key = GatewayKey(
-        config=KeyConfig(key_id=0, kem=Kem.X25519, public_key=private.public_bytes), private_key=private
-    )
+    settings = _settings(config, network)
+    store, leases = await open_books(config, state, service, entropy, settings.timings.lease_life)
+    payments = pay_key(key, entropy, shared=leases is not None)
     await fund(ledger, key.address, DEV_FUNDS)
     proxy = Proxy(
-        _settings(config, network),
+        settings,
         key=key,
-        pay_key=pay_key,
+        pay_key=payments,
         ledger=ledger,
         store=store,
         clock=clock,
         randomness=entropy,
+        leases=leases,
     )
     await proxy.start()
     server = HttpServer(
@@ -59,7 +59,9 @@ async def start(config: ProxyConfig, network: NetworkDescriptor, state: Path) ->
     )
     await server.start(config.host, config.port, ssl=_tls(config))
     url = config.public_url or f"http{'s' if config.tls_cert else ''}://{config.host}:{server.port}"
-    await ledger.register(_operator(key.address, url, pay_key), signer=key)
+    if leases is not None:
+        await leases.announce(config.replica_url or url)
+    await _register(ledger, _operator(key.address, url, payments), key, keep_url=leases is not None)
     service.facts |= {"url": url, "address": str(key.address), "commission_bps": config.commission_bps}
 
     async def stop() -> None:
@@ -69,6 +71,14 @@ async def start(config: ProxyConfig, network: NetworkDescriptor, state: Path) ->
     service.drain = proxy.drain
     service.stack.push_async_callback(stop)
     return service
+
+
+async def _register(ledger: Ledger, line: Operator, key: SigningKey, *, keep_url: bool) -> None:
+    """Publish our line. Replicas share one: with `keep_url` it stays whose URL came first, where all else agrees."""
+    known = {operator.address: operator for operator in await ledger.operators(OperatorRole.PROXY)} if keep_url else {}
+    found = known.get(line.address)
+    if found is None or replace(found, endpoint=line.endpoint) != line:
+        await ledger.register(line, signer=key)
 
 
 def _settings(config: ProxyConfig, network: NetworkDescriptor) -> ProxySettings:
@@ -85,14 +95,14 @@ def _settings(config: ProxyConfig, network: NetworkDescriptor) -> ProxySettings:
     )
 
 
-def _operator(address: Address, url: str, pay_key: GatewayKey) -> Operator:
+def _operator(address: Address, url: str, payments: GatewayKey) -> Operator:
     return Operator(
         address=address,
         role=OperatorRole.PROXY,
         endpoint=url,
         receipt_address=address,
         pay_authorizer=address,
-        pay_key_config=pay_key.config.encode(),
+        pay_key_config=payments.config.encode(),
         price_sheet=Digest.zero(),
         models=(),
     )

@@ -13,7 +13,7 @@ from bombyx.adapters.memory import MemoryLedger, MemoryStore
 from bombyx.adapters.simulator.enclave import SimulatedEnclave, SimulatedEndorsements, development_policy
 from bombyx.adapters.simulator.platform import SimulatedPlatform
 from bombyx.adapters.websocket import websocket_upgrade
-from bombyx.ports import Operator, OperatorRole
+from bombyx.ports import Leases, Operator, OperatorRole
 from bombyx.protocol.primitives import Digest, RequestId, Secret
 from bombyx.protocol.seal import GatewayKey, Kem
 from bombyx.protocol.wire.evidence import ModelManifest
@@ -58,9 +58,10 @@ class ProxyNet:
     saw: list[tuple[RequestId, str, bytes]] = field(default_factory=list)
     key: SigningKey = field(default_factory=lambda: key("proxy"))
     settings: ProxySettings | None = None
+    leases: Leases | None = None  # with it, this is one replica of several
+    pay_key: GatewayKey = field(default_factory=lambda: GatewayKey.generate(1, Kem.X25519, ENTROPY))
 
     def __post_init__(self) -> None:
-        self.pay_key = GatewayKey.generate(1, Kem.X25519, ENTROPY)
         self.settings = self.settings or ProxySettings(policy=development_policy(self.platform), expose_views=True)
 
     def change(self, **changes: object) -> None:
@@ -79,11 +80,14 @@ class ProxyNet:
             clock=CLOCK,
             randomness=ENTROPY,
             observer=lambda request, what, data: self.saw.append((request, what, data)),
+            leases=self.leases,
         )
         await self.proxy.start()
         self.server = HttpServer(self.proxy.handle, upgrades={"/v1/link": websocket_upgrade(self.proxy.on_link)})
         await self.server.start("127.0.0.1", 0)
         await self.ledger.register(self._line(), signer=self.key)
+        if self.leases is not None:
+            await self.leases.announce(self.url)
 
     def _line(self) -> Operator:
         return Operator(

@@ -437,7 +437,7 @@ class PayeeBook:
 
 
 def owing(rows: Iterable[tuple[bytes, bytes]], terms: PayeeTerms, now: Instant) -> dict[Digest, bool]:
-    """Of STATE rows, whoever keeps their channels: those with unclaimed charges, and whether a claim is due (PAY-15)."""
+    """Of STATE rows, whoever keeps their channels: those with unclaimed charges, and whether to claim now (PAY-15)."""
     found: dict[Digest, bool] = {}
     for key, state in rows:
         _, _, charged, claimed, since = _STATE.unpack_from(state)

@@ -7,7 +7,7 @@ come in.
 
 Always: a request is sent again only with the same id and only where nobody can have been paid for it: to another
 proxy while nothing was sent; once to the same workers after an `ohttp-key` problem; once after a proxy that forgot
-our session.
+our session; once to the replica that a proxy says keeps our channel.
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ from typing import Any, Final
 
 import orjson
 
-from bombyx.errors import BadRequest, BombyxError, BudgetExceeded, DeadlineExceeded, Unavailable, Unreachable
+from bombyx.errors import (
+    BadRequest,
+    BombyxError,
+    BudgetExceeded,
+    DeadlineExceeded,
+    HeldElsewhere,
+    Unavailable,
+    Unreachable,
+)
 from bombyx.ports import Clock, EndorsementSource, Ledger, Store
 from bombyx.protocol.attest import AppraisalPolicy
 from bombyx.protocol.primitives import Digest, RequestId
@@ -35,6 +43,7 @@ from bombyx.roles.client.network import Model, Network, View
 from bombyx.roles.client.problem import step_row
 from bombyx.roles.client.receipts import ReceiptBook
 from bombyx.roles.client.recording import Chain
+from bombyx.roles.client.replicas import Replicas
 from bombyx.roles.client.response import ClientResponse, failure, local, marks
 from bombyx.roles.client.sending import Journey, Sender, Sent
 from bombyx.roles.client.settings import ClientKeys, ClientSettings, ProxyLine
@@ -68,6 +77,7 @@ class Client:
         self.settings = settings
         self.policy = policy
         self.lines = tuple(proxies)
+        self._replicas = Replicas(self.lines, keys.owner.address)
         self.book = ReceiptBook(store)
         self.tally = Tally()
         self.watch = Watch()
@@ -189,7 +199,7 @@ class Client:
     async def view(self) -> View:
         """The directory of the first proxy that answers."""
         reason: BombyxError | None = None
-        for line in self.lines:
+        for line in self._replicas.lines():
             try:
                 return await self.network.view(line)
             except BombyxError as error:
@@ -251,16 +261,32 @@ class Client:
         if self._sender is None:
             raise Unavailable("the client is not started", rule="CLI-1")
         reason: BombyxError | None = None
-        for line in self.lines:
+        for line in self._replicas.lines():
             try:
-                view = await self.network.view(line)
-                return await self._sender.send(view, asked, body, journey)
+                return await self._through(line, asked, body, journey)
             except BombyxError as error:
                 if journey.posted or isinstance(error, BudgetExceeded):
                     raise
                 # The first proxy's reason is the one to tell, unless a later one got further than "unreachable".
                 reason = error if reason is None or isinstance(reason, Unreachable) else reason
         raise reason or Unavailable("no proxy is configured", rule="CLI-1")
+
+    async def _through(self, line: ProxyLine, asked: Asked, body: bytes, journey: Journey) -> Sent:
+        """Through this proxy; once more through the replica of it that keeps our channel, if it names one of ours."""
+        assert self._sender is not None
+        try:
+            sent = await self._sender.send(await self.network.view(line), asked, body, journey)
+        except HeldElsewhere as error:
+            other = self._replicas.named(line, error.holder)
+            if other is None:
+                raise
+            line = other
+            try:
+                sent = await self._sender.send(await self.network.view(line), asked, body, journey)
+            except Unreachable:
+                raise error from None  # it is gone, and its lease runs out: the first answer says when
+        self._replicas.served(line)
+        return sent
 
     async def _answered(self, sent: Sent, request_id: RequestId) -> ClientResponse:
         assert self._desk is not None

@@ -53,8 +53,8 @@ class Network:
         self._ledger = ledger
         self._blobs = blobs
         self._registry: dict[OperatorRole, tuple[float, dict[Address, Operator]]] = {}
-        self._views: dict[Address, View] = {}
-        self._locks: dict[Address, asyncio.Lock] = {}
+        self._views: dict[tuple[Address, str], View] = {}  # replicas of one proxy have one address
+        self._locks: dict[tuple[Address, str], asyncio.Lock] = {}
 
     async def operators(self, role: OperatorRole, *, fresh: bool = False) -> dict[Address, Operator]:
         """The registry's lines of one role, by address; at most `registry_seconds` old."""
@@ -75,13 +75,13 @@ class Network:
 
     async def view(self, line: ProxyLine, *, fresh: bool = False) -> View:
         """The proxy's directory, fetched when the one we have is too old."""
-        lock = self._locks.setdefault(line.address, asyncio.Lock())
+        lock = self._locks.setdefault(line.key, asyncio.Lock())
         async with lock:
-            known = self._views.get(line.address)
+            known = self._views.get(line.key)
             if known is not None and not fresh and known.expires > self._clock.monotonic():
                 return known
             view = await self._fetch(line)
-            self._views[line.address] = view
+            self._views[line.key] = view
             return view
 
     def known_views(self) -> tuple[View, ...]:

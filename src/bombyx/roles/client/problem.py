@@ -14,7 +14,15 @@ from typing import Any, Final
 
 import orjson
 
-from bombyx.errors import AttestationError, BombyxError, LocalError, Overloaded, Unavailable, UntrustedProxyError
+from bombyx.errors import (
+    AttestationError,
+    BombyxError,
+    HeldElsewhere,
+    LocalError,
+    Overloaded,
+    Unavailable,
+    UntrustedProxyError,
+)
 
 _TYPES: Final = {
     400: "invalid_request_error",
@@ -73,7 +81,7 @@ def _may_retry(error: BombyxError, *, sent: bool) -> bool:
     """A refusal for load says that nothing ran; every other failure after sending leaves that open."""
     if isinstance(error, LocalError):
         return False
-    if isinstance(error, Overloaded):
+    if isinstance(error, Overloaded | HeldElsewhere):
         return True
     if isinstance(error, UntrustedProxyError):
         return error.status in (429, 503)

@@ -14,7 +14,15 @@ from typing import Final
 
 import orjson
 
-from bombyx.errors import BombyxError, KeyConfigError, Peer, Unavailable, Unreachable, UntrustedProxyError
+from bombyx.errors import (
+    BombyxError,
+    HeldElsewhere,
+    KeyConfigError,
+    Peer,
+    Unavailable,
+    Unreachable,
+    UntrustedProxyError,
+)
 from bombyx.ports import ProxyResponse
 from bombyx.protocol.pay.payee import NO_SESSION
 from bombyx.protocol.pay.price import cap_for, units
@@ -257,7 +265,10 @@ async def _refusal(response: ProxyResponse) -> tuple[BombyxError, str | None]:
     problem = _object(bytes(data))
     if problem.get("type") == OHTTP_KEY_TYPE:
         return KeyConfigError("the proxy says a worker no longer holds our key", peer=Peer.PROXY, rule="SEAL-10"), None
-    code = read_hint(bytes(data))
+    code, replica = read_hint(bytes(data)), problem.get("replica")
+    if code == HeldElsewhere.code and isinstance(replica, str):
+        pause = _seconds(response.headers.get("retry-after"))
+        return HeldElsewhere("another replica of the proxy keeps our channel", holder=replica, retry_after=pause), None
     status = response.status if response.status in _PASSED_ON else 502
     rule = problem.get("rule")
     named = rule if isinstance(rule, str) and len(rule) <= 16 and rule.isascii() else None

@@ -25,6 +25,11 @@ class ProxyLine:
     transport: ProxyTransport = field(repr=False)
     url: str = ""
 
+    @property
+    def key(self) -> tuple[Address, str]:
+        """Replicas of one proxy have its address, and each a URL."""
+        return self.address, self.url
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientKeys:

@@ -223,8 +223,6 @@ class Proxy:
             await self._accounts.close()
             await self._scribe.close()
         if claim and self._front is not None:
-            if self._tenancy is not None:
-                await self._tenancy.adopt(everything=True)
             await self._accounts.claim(everything=True)
             await self._scribe.close()
         if self._tenancy is not None:

@@ -160,13 +160,13 @@ class Tenancy:
         if lease is not None:
             await self._leases.release([lease])
 
-    async def adopt(self, *, everything: bool = False) -> None:
+    async def adopt(self) -> None:
         """Take in channels that no replica keeps and that need one: cut requests to settle, charges to claim."""
         assert self._accounts is not None
         wanted = {Digest(key[1:33]) for key, _ in await self._store.scan(PAYEE, prefix=r.RESERVED)}
         owed = owing(await self._store.scan(PAYEE, prefix=r.STATE), self._accounts.book.terms, self._clock.now())
         for channel, due in owed.items():
-            if channel not in wanted | self._ready.keys() and (everything or due or await self._leaving(channel)):
+            if channel not in wanted | self._ready.keys() and (due or await self._leaving(channel)):
                 wanted.add(channel)
         for channel in wanted - self._ready.keys():
             with contextlib.suppress(HeldElsewhere):
