@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bombyx.compose.client import settings_of
-from bombyx.config import ClientConfig, NetworkDescriptor, ProxyAddress, ProxyConfig, WorkerConfig, explain, load
+from bombyx.config import ClientConfig, NetworkDescriptor, ProxyAddress, ProxyConfig, WorkerConfig, explain, load, shown
 from bombyx.errors import ConfigError
 from bombyx.protocol.pay.price import MAX_COMMISSION, MAX_GRAIN
 from bombyx.protocol.primitives import Address
@@ -134,3 +134,28 @@ def test_no_network_says_how_to_start_one(tmp_path: Path, monkeypatch: pytest.Mo
 def test_nonsense_is_a_config_error(text: str) -> None:
     with pytest.raises(ConfigError):
         NetworkDescriptor.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("url", "seen"),
+    [
+        ("sqlite", "sqlite"),
+        ("postgresql://me:pa@ss:w/rd@db:5432/books?password=other", "postgresql://***@db:5432/books"),
+        ("postgresql://db/books", "postgresql://db/books"),
+    ],
+)
+def test_a_password_in_a_store_is_never_shown(monkeypatch: pytest.MonkeyPatch, url: str, seen: str) -> None:
+    """A setting that may hold a password is neither printed nor repeated."""
+    monkeypatch.setenv("BOMBYX_PROXY_STORE", url)
+    made = load(ProxyConfig)
+    assert made.store == url
+    assert shown(made)["store"] == seen
+    assert "store" not in repr(made)
+
+
+def test_a_store_is_a_file_or_postgresql(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a wrong one is not repeated either."""
+    monkeypatch.setenv("BOMBYX_PROXY_STORE", "mysql://me:secret@db/books")
+    with pytest.raises(ConfigError) as refused:
+        load(ProxyConfig)
+    assert "secret" not in str(refused.value)
