@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 from tests.postgres import postgres_server
-from tests.scenarios.procs import Processes
+from tests.scenarios.procs import MODEL, Processes
 
 from bombyx.adapters.processes import stop_children
 from bombyx.compose import new_simulated_platform
@@ -47,6 +47,7 @@ class ReplicaProcesses(Processes):
             proxies=() if name.startswith("proxy-") else lines,
             policy=self.policy,
             simulated=self.policy.parent,
+            contracts=self.children["devnet"].ready.get("contracts"),
         )
         path = self.folder / f"{name}.network.json"
         path.write_text(descriptor.to_json())
@@ -59,27 +60,23 @@ class ReplicaProcesses(Processes):
     async def linked(self, name: str, workers: int) -> None:
         """Wait until so many workers are linked to a replica."""
         async with asyncio.timeout(30):
-            while len((await self.json(f"{self.url(name)}/network"))["workers"]) < workers:
+            while len((await self.json(f"{self.url(name)}/network"))["workers"]) < workers:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-
-    async def keeper(self, channel: str) -> str:
-        """Which replica kept the channel last, from its log."""
-        return next(n for n in self.replicas if channel in self.log(n))
 
 
 @asynccontextmanager
 async def network_of_replicas(
-    folder: Path, *, replicas: int = 2, workers: int = 1, worker_arguments: tuple[str, ...] = ()
+    folder: Path, *, replicas: int = 2, workers: int = 1, chain: str = "memory"
 ) -> AsyncIterator[ReplicaProcesses]:
     """Devnet, PostgreSQL, proxies over it, workers, client."""
     url = await postgres_server().database()
     net = ReplicaProcesses(folder=folder, policy=new_simulated_platform(folder / "simulated-platform"))
     net.environment = {"BOMBYX_PROXY_STORE": url}
     try:
-        await net.start_devnet()
+        await net.start_devnet(chain)
         for number in range(replicas):
             await net.start_replica(f"proxy-{number}")
-        await asyncio.gather(*(net.start_worker(f"worker-{n}", *worker_arguments) for n in range(workers)))
+        await asyncio.gather(*(net.start_worker(f"worker-{n}") for n in range(workers)))
         for name in net.replicas:
             await net.linked(name, workers)
         await net.start_client()
@@ -88,17 +85,23 @@ async def network_of_replicas(
         await stop_children(list(net.children.values())[::-1], grace=5.0)
 
 
+def _question(tokens: int, stream: bool) -> dict[str, Any]:
+    words = [{"role": "user", "content": "Tell a long story about silk."}]
+    return {"model": MODEL, "messages": words, "max_tokens": tokens, "stream": stream}
+
+
 async def chat(endpoint: str, *, tokens: int = 8, stream: bool = False, seconds: float = 60.0) -> tuple[int, str]:
     """One plain request: status and body."""
-    body = {
-        "model": "SmolLM2-135M-Instruct",
-        "messages": [{"role": "user", "content": "Say something."}],
-        "max_tokens": tokens,
-        "stream": stream,
-    }
-    timeout = aiohttp.ClientTimeout(total=seconds)
-    async with (
-        aiohttp.ClientSession(timeout=timeout) as http,
-        http.post(endpoint + "/chat/completions", json=body) as got,
-    ):
+    url, body, timeout = endpoint + "/chat/completions", _question(tokens, stream), aiohttp.ClientTimeout(total=seconds)
+    async with aiohttp.ClientSession(timeout=timeout) as http, http.post(url, json=body) as got:
         return got.status, await got.text()
+
+
+@asynccontextmanager
+async def streaming(endpoint: str, *, tokens: int = 1_000) -> AsyncIterator[None]:
+    """Inside, an answer has begun and goes on."""
+    url, body = endpoint + "/chat/completions", _question(tokens, stream=True)
+    async with aiohttp.ClientSession() as http, http.post(url, json=body) as got:
+        assert got.status == 200
+        await got.content.readany()
+        yield

@@ -12,14 +12,13 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 from tests.postgres import postgres_server
-from tests.scenarios.replicas import ReplicaProcesses, chat, network_of_replicas
+from tests.scenarios.replicas import ReplicaProcesses, chat, network_of_replicas, streaming
 
-import bombyx
+from bombyx.adapters.ledger_http import HttpLedger
 from bombyx.adapters.sqlite import SqliteStore
 from bombyx.protocol.primitives import Digest
 
@@ -91,7 +90,7 @@ async def test_a_stopped_replica_makes_nobody_wait(net: ReplicaProcesses) -> Non
 
 @pytest.mark.slow
 async def test_a_killed_replica_is_succeeded_when_its_lease_runs_out(net: ReplicaProcesses) -> None:
-    """LEASE-3, LEASE-4: cut mid-stream by kill -9; the other settles the cut request at its last receipt, and goes on."""
+    """LEASE-3, LEASE-4: cut mid-stream by kill -9; the other settles it at its last receipt, and goes on."""
     assert (await chat(net.endpoint))[0] == 200
     first, other = await keeper(net)
     cut = asyncio.ensure_future(chat(net.endpoint, tokens=400, stream=True))
@@ -109,7 +108,6 @@ async def test_a_killed_replica_is_succeeded_when_its_lease_runs_out(net: Replic
     assert (await net.account(other, channel))["charged"] - account["charged"] == await paid(net) - settled
     # A new life of the first one is a replica like any other.
     await net.start_replica(first)
-    assert "this replica has slot 0" in net.log(first).rpartition("INFO")[2] or "slot" in net.log(first)
     assert (await net.account(first, channel))["charged"] == (await net.account(other, channel))["charged"]
 
 
@@ -118,36 +116,29 @@ async def test_a_replica_that_hung_cannot_book_when_it_comes_back(net: ReplicaPr
     """LEASE-3: SIGSTOP in the middle of an answer, take-over, SIGCONT: what it then tries to write is refused."""
     assert (await chat(net.endpoint))[0] == 200
     first, other = await keeper(net)
-    cut = asyncio.ensure_future(chat(net.endpoint, tokens=400, stream=True, seconds=90))
-    await asyncio.sleep(1.5)
-    os.kill(net.children[first].pid, signal.SIGSTOP)
-    await net.start_client("client-2")  # another client, with the same first choice or not
+    channel = await channel_of(net)
+    for _ in range(5):
+        async with streaming(net.endpoint):
+            os.kill(net.children[first].pid, signal.SIGSTOP)
+            if (await net.account(other, channel))["in_flight"]:  # noqa: ASYNC110
+                break
+            os.kill(net.children[first].pid, signal.SIGCONT)  # it had ended already: the model is quick
     await asyncio.sleep(LEASE + 2)
-    account = {"charged": -1}
     async with asyncio.timeout(40):  # housekeeping of the other finds the cut request
-        while account.get("in_flight", 1):
+        while (account := await net.account(other, channel))["in_flight"]:  # noqa: ASYNC110
             await asyncio.sleep(1)
-            account = await net.account(other, await channel_of(net))
     os.kill(net.children[first].pid, signal.SIGCONT)
-    await asyncio.gather(cut, return_exceptions=True)
-    await asyncio.sleep(2)
-    assert "has taken over" in net.log(first)
-    after = await net.account(other, await channel_of(net))
+    await asyncio.sleep(4)
+    assert "has taken over a channel" in net.log(first)
+    after = await net.account(other, channel)
     assert after["charged"] == account["charged"], "the one that came back booked nothing more"
-    assert await net.account(first, await channel_of(net)) == after
+    assert await net.account(first, channel) == after
     assert await until_served(net) < LEASE
-
-
-async def raw_bodies(net: ReplicaProcesses, count: int) -> tuple[list[bytes], Any]:
-    """Sealed and paid requests, as a client would send them, but not sent."""
-    bodies: list[bytes] = []
-    client = await bombyx.Client.open(net.state("network.json"), state_dir=net.state("raw"))  # type: ignore[attr-defined]
-    return bodies, client
 
 
 @pytest.mark.slow
 async def test_the_same_bytes_hammered_at_both_replicas_are_accepted_once(net: ReplicaProcesses) -> None:
-    """LEASE-1, PAY-23: captured sealed requests, replayed to both replicas at once, are served by nobody and cost nothing."""
+    """LEASE-1, PAY-23: a captured request, replayed to both replicas at once, is served by nobody and costs nothing."""
     captured: list[bytes] = []
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -230,13 +221,10 @@ async def test_claims_of_two_replicas_pay_each_voucher_once(net: ReplicaProcesse
     for _ in range(2):
         answers = await asyncio.gather(*(chat(str(net.children[name].ready["url"])) for name in clients))
         assert [status for status, _ in answers] == [200] * 4
-    assert all(served(net, name) for name in net.replicas) or True
     channels = [await channel_of(net, name) for name in clients]
     charged = [(await net.account("proxy-0", channel))["charged"] for channel in channels]
     for name in net.replicas:
         await net.kill(name, signal.SIGTERM)
-    from bombyx.adapters.ledger_http import HttpLedger
-
     ledger = HttpLedger(str(net.children["devnet"].ready["url"]))
     views = [await ledger.channel(Digest.parse(channel)) for channel in channels]
     await ledger.close()

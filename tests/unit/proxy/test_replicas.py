@@ -46,7 +46,7 @@ class Pair:
 
 
 def timings(**changes: float) -> Timings:
-    return Timings(**({"lease_renew": LIFE / 3, "lease_idle": 60.0, "housekeeping": 60.0} | changes))  # type: ignore[arg-type]
+    return Timings(**({"lease_renew": LIFE / 3, "lease_idle": 60.0, "housekeeping": 60.0} | changes))
 
 
 def settings(net: ProxyNet, times: Timings) -> ProxySettings:
