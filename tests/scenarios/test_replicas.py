@@ -120,7 +120,7 @@ async def test_a_replica_that_hung_cannot_book_when_it_comes_back(net: ReplicaPr
     for _ in range(5):
         async with streaming(net.endpoint):
             os.kill(net.children[first].pid, signal.SIGSTOP)
-            if (await net.account(other, channel))["in_flight"]:  # noqa: ASYNC110
+            if (await net.account(other, channel))["in_flight"]:
                 break
             os.kill(net.children[first].pid, signal.SIGCONT)  # it had ended already: the model is quick
     await asyncio.sleep(LEASE + 2)
