@@ -52,6 +52,11 @@ class ClientConfig:
     max_output: int = _setting(1_024, "output tokens when the application names no limit", least=1, most=1_000_000)
     deadline: float = _setting(120.0, "seconds a request may take", least=1, most=MAX_DEADLINE)
     deposit: int = _setting(5_000_000, "token base units placed in a channel when it is opened", least=1)
+    max_commission_bps: int = _setting(
+        2_000, "commission a proxy may take, in 1/10 000; others are not asked", least=0, most=MAX_COMMISSION
+    )
+    max_price_input: int = _setting(0, "most base units per million input units; 0: any", least=0)
+    max_price_output: int = _setting(0, "most base units per million output units; 0: any", least=0)
     budget: int = _setting(50_000_000, "token base units this client may commit in all", least=1)
 
     def check(self) -> None:

@@ -131,6 +131,9 @@ def settings_of(config: ClientConfig) -> ClientSettings:
         frame_size=config.frame_size,
         default_output=config.max_output,
         deadline_seconds=config.deadline,
+        max_commission_bps=config.max_commission_bps,
+        max_price_input=config.max_price_input or None,
+        max_price_output=config.max_price_output or None,
         deposit=config.deposit,
         budget=config.budget,
     )

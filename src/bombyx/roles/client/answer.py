@@ -42,6 +42,7 @@ from bombyx.roles.client.candidates import Candidate
 from bombyx.roles.client.text import AnswerText
 
 MAX_HINT: Final = 4096  # bytes
+_PASSED_ON: Final = frozenset({"application/json", "application/problem+json", "text/event-stream", "text/plain"})
 _CODE: Final = 48  # characters of a proxy's word that are shown
 _SPELT: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
 
@@ -175,9 +176,20 @@ class Answer:
         except SealError as error:
             raise _seal_error(error) from None
         self.trail.delivered(self._opener.chain.digest, len(payload))
+        yield from self._opened(plaintext)
+
+    def _opened(self, plaintext: bytes) -> Iterator[Head | bytes]:
+        """What came out of the seal: whatever is wrong with it is the worker's doing."""
+        try:
+            yield from self._read(plaintext)
+        except MalformedMessage as error:
+            error.peer = Peer.WORKER
+            raise
+
+    def _read(self, plaintext: bytes) -> Iterator[Head | bytes]:
         for event in self._reader.feed(plaintext):
             if isinstance(event, Head):
-                self.head = event
+                self.head = _checked(event)
                 self.text = AnswerText(self._terms.asked.path, streamed=self.streamed)
                 yield event
             elif isinstance(event, Body):
@@ -291,6 +303,19 @@ def read_hint(payload: bytes) -> str:
         return "unreadable"
     code = value.get("code") if isinstance(value, dict) else None
     return "".join(c for c in str(code)[:_CODE] if c in _SPELT) or "unreadable"
+
+
+def content_type_of(head: Head) -> str:
+    """The media type an application is told. Of a worker's fields this alone is passed on, and only one that no browser
+    takes for a page."""
+    told = _content_type(head)
+    return told if told.partition(";")[0].strip() in _PASSED_ON and told.isprintable() else "application/octet-stream"
+
+
+def _checked(head: Head) -> Head:
+    if not (200 <= head.status < 300 or 400 <= head.status < 600):
+        raise MalformedMessage(f"an answer of status {head.status}", peer=Peer.WORKER, rule="WRK-5")
+    return head
 
 
 def _content_type(head: Head) -> str:

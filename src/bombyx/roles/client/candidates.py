@@ -195,10 +195,11 @@ class Candidates:
     def _check_price(self, sheet: PriceSheet, offer: Offer, model: Digest) -> None:
         if sheet.operator != offer.operator:
             raise MalformedMessage("the price sheet is another operator's", rule="CLI-4")
-        limit = self._settings.max_price_output
-        price = price_of(sheet, model)
-        if limit is not None and price.output > limit:
-            raise PaymentError(f"its price of {price.output} per million units is above our {limit}", rule="MKT-1")
+        price, settings = price_of(sheet, model), self._settings
+        read = max(price.input, price.cached_input)
+        for asked, limit in ((read, settings.max_price_input), (price.output, settings.max_price_output)):
+            if limit is not None and asked > limit:
+                raise PaymentError(f"its price of {asked} per million units is above our {limit}", rule="MKT-1")
 
 
 def _nobody(model: Model, reasons: list[Exception]) -> Exception:

@@ -33,6 +33,7 @@ from bombyx.protocol.attest import AppraisalPolicy
 from bombyx.protocol.primitives import Digest, RequestId
 from bombyx.protocol.seal import Randomness
 from bombyx.roles.client.alarm import LOOK_SECONDS, Watch
+from bombyx.roles.client.answer import content_type_of
 from bombyx.roles.client.asked import SERVED, Asked, read_asked
 from bombyx.roles.client.blobs import Blobs
 from bombyx.roles.client.candidates import Candidates, client_secret
@@ -305,9 +306,8 @@ class Client:
             raise
         candidate = delivery.answer.candidate
         assert candidate is not None
-        content_type = dict(head.headers).get(b"content-type", b"application/json").decode("latin-1")
         headers = marks(request_id) | {
-            "content-type": content_type,
+            "content-type": content_type_of(head),
             "x-bombyx-trust-class": str(candidate.result.trust_class),
             "x-bombyx-operator": str(candidate.operator),
         }

@@ -2,8 +2,9 @@
 """The local OpenAI endpoint: what to answer to each HTTP request (spec CLI-1, CLI-9). Sockets are
 `adapters/http_server.py`'s.
 
-No CORS and a check of the Host header: a page in the user's browser, or a name rebound to this machine, gets
-nothing. Any program of this machine that reaches the port may spend the budget; that is why it binds to loopback.
+No CORS, and checks of the Host, Origin and Sec-Fetch-Site headers: a page in the user's browser, or a name rebound to
+this machine, reads nothing and spends nothing. Any program of this machine that reaches the port may spend the budget;
+that is why it binds to loopback.
 
 Always: the body's end is the end of the checks, so an answer that fails one is cut, never just short.
 """
@@ -13,6 +14,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+from collections.abc import Mapping
+from traceback import extract_tb
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -68,14 +71,18 @@ class Endpoint:
             _refuse(exchange, error)
         except asyncio.CancelledError:
             pass  # the application went; what must go on goes on in the client
-        except Exception:
-            log.exception("bug while serving %s", exchange.request.path)
+        except Exception as error:  # noqa: BLE001
+            # The exception's own words stay out of the log: they may hold what was asked.
+            where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in extract_tb(error.__traceback__)[:-6:-1])
+            log.error("bug while serving %s: %s in %s", exchange.request.path, type(error).__name__, where)
             _refuse(exchange, LocalError("a bug in the client; its log has the trace"))
 
     def _check_origin(self, exchange: HttpExchange) -> None:
         host = _host_name(exchange.request.headers.get("host", ""))
         if not self._any_host and host not in self._hosts:
             raise BadRequest(f"host {host[:80]!r} is not served here", status=403, rule="CLI-9", code="forbidden_host")
+        if _from_another_site(exchange.request.headers, host):
+            raise BadRequest("a page of another site may not ask here", status=403, rule="CLI-9", code="forbidden_site")
 
     async def _local(self, exchange: HttpExchange) -> bool:
         """Routes that no proxy is asked for. False when it is none of these."""
@@ -156,6 +163,14 @@ def _host_name(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.rpartition(":")[0] if ":" in host else host
+
+
+def _from_another_site(headers: Mapping[str, str], host: str) -> bool:
+    """Whether a browser says that another site's page asks. A form or `no-cors` request needs no CORS to be sent."""
+    if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        return True
+    origin = headers.get("origin")
+    return origin is not None and _host_name(origin.partition("://")[2]) != host
 
 
 def _is_loopback(host: str) -> bool:

@@ -19,7 +19,9 @@ from bombyx.errors import (
     BombyxError,
     HeldElsewhere,
     LocalError,
+    MalformedMessage,
     Overloaded,
+    Peer,
     Unavailable,
     UntrustedProxyError,
 )
@@ -68,7 +70,9 @@ def problem_headers(error: BombyxError, *, sent: bool) -> dict[str, str]:
 
 
 def status_of(error: BombyxError) -> int:
-    """The HTTP status the application sees; 500 for what is nobody else's."""
+    """The HTTP status the application sees; 500 for what is nobody else's, 502 for bytes a peer of ours got wrong."""
+    if isinstance(error, MalformedMessage) and error.peer not in (Peer.APPLICATION, Peer.CLIENT):
+        return 502
     return error.status if 400 <= error.status <= 599 else 500
 
 

@@ -84,6 +84,7 @@ class Sender:
 
     async def send(self, view: View, asked: Asked, body: bytes, journey: Journey) -> Sent:
         """One draw; at most one more sealing after an `ohttp-key` problem, at most one more payment after PAY-11."""
+        self._check_commission(view)
         model = await self._network.resolve(asked.model, view)
         candidates = await self._desk.candidates.choose(view, model, journey.request_id, only=asked.only)
         try:
@@ -95,6 +96,15 @@ class Sender:
             return await self._attempt(view, model, again, asked, body, journey)
         except KeyConfigError:
             raise Unavailable("the workers' keys changed twice during one request", retry_after=1.0) from None
+
+    def _check_commission(self, view: View) -> None:
+        most = self._settings.max_commission_bps
+        if view.commission_bps > most:
+            raise UntrustedProxyError(
+                f"the proxy takes a commission of {view.commission_bps} bps, we pay at most {most}",
+                status=402,
+                rule="PAY-13",
+            )
 
     async def _again(self, candidates: tuple[Candidate, ...], view: View, model: Model) -> tuple[Candidate, ...]:
         """The same workers under their new keys; those that are gone are not replaced."""

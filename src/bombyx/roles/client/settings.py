@@ -51,7 +51,9 @@ class ClientSettings:
     deadline_seconds: float = 120.0
     max_body: int = 32 << 20  # bytes of one request from the application
     max_answer: int = 64 << 20  # bytes of one answer that is not streamed
-    max_price_output: int | None = None  # base units per million output units; dearer workers are not asked
+    max_price_input: int | None = None  # base units per million input units; dearer workers are not asked
+    max_price_output: int | None = None  # the same of output units
+    max_commission_bps: int = 2_000  # a proxy that takes more is not asked
     budget: int = 100_000_000  # token base units this client may ever sign away; 100 of a 6-decimal token
     deposit: int = 10_000_000  # token base units put into a channel at a time
     withdraw_delay: int = 86_400  # seconds; how long the payee may still claim after we start to withdraw

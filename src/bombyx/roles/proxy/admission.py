@@ -69,15 +69,20 @@ class Rates:
         self._most = most
         self._buckets: OrderedDict[Digest, tuple[float, float]] = OrderedDict()
 
-    def take(self, channel: Digest, now: float) -> float:
-        """0.0 when one request may pass now; else how many seconds to wait."""
-        tokens, at = self._buckets.pop(channel, (self._burst, now))
-        tokens = min(self._burst, tokens + (now - at) * self._rate)
-        allowed = tokens >= 1.0
-        self._buckets[channel] = (tokens - 1.0 if allowed else tokens, now)
+    def wait(self, channel: Digest, now: float) -> float:
+        """0.0 when one request may pass now; else how many seconds to wait. Changes nothing."""
+        return max(0.0, 1.0 - self._tokens(channel, now)) / self._rate
+
+    def take(self, channel: Digest, now: float) -> None:
+        """A request of this channel passed. Count only what its payer authorised: anybody can name a channel."""
+        self._buckets[channel] = (self._tokens(channel, now) - 1.0, now)
+        self._buckets.move_to_end(channel)
         if len(self._buckets) > self._most:
             self._buckets.popitem(last=False)
-        return 0.0 if allowed else (1.0 - tokens) / self._rate
+
+    def _tokens(self, channel: Digest, now: float) -> float:
+        tokens, at = self._buckets.get(channel, (self._burst, now))
+        return min(self._burst, tokens + (now - at) * self._rate)
 
 
 class Admission:
@@ -124,6 +129,7 @@ class Admission:
             meta_hash=meta_hash,
             body_hash=envelope.payload_hash,
         )
+        self._rates.take(payment.channel, self._clock.monotonic())
         return Job(
             exchange=exchange,
             envelope=envelope,
@@ -164,7 +170,7 @@ class Admission:
                 retry_after=self._settings.timings.retry_after,
                 rule="PROXY-4",
             )
-        wait = self._rates.take(payment.channel, self._clock.monotonic())
+        wait = self._rates.wait(payment.channel, self._clock.monotonic())
         if wait:
             raise Overloaded(
                 f"more than {limits.rate_per_channel:g} requests per second on this channel",

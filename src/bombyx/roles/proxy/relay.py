@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -210,7 +211,7 @@ class Refused(BombyxError):
 
     def __init__(self, refusal: LinkRefusal) -> None:
         super().__init__(refusal.message)
-        self.code = refusal.code
+        self.code = refusal.code if _CODE.fullmatch(refusal.code) else "unreadable"  # it is logged and passed on
         self.retry_after = refusal.retry_after_ms / 1000
 
     @property
@@ -224,6 +225,7 @@ class Refused(BombyxError):
         return self.code in _CLIENT_FAULTS
 
 
+_CODE: Final = re.compile(r"[a-z0-9_]{1,48}")
 _WORKER_FAULTS: Final = frozenset({"engine_unavailable", "unavailable", "bombyx_error", "local_error"})
 _CLIENT_FAULTS: Final = frozenset({"malformed_message", "seal_error", "replayed", "bad_request"})
 
