@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import pytest
 from tests.scenarios.procs import MODEL, network_of_processes
 
 import bombyx
@@ -47,6 +48,7 @@ def in_process(network: str, state: Path) -> tuple[str, list[str]]:
         return whole, [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
 
 
+@pytest.mark.timeout(300)  # a network and a dozen processes one after another, on a machine that may be busy
 async def test_every_way_to_ask(tmp_path: Path, repo: Path) -> None:
     """CLI-9, CLI-10: the endpoint, both SDK classes, every example and every command of the client, on one network."""
     async with network_of_processes(tmp_path, workers=2) as network:
