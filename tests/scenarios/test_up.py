@@ -67,10 +67,16 @@ async def test_once_prints_one_json_object_and_leaves_nothing(tmp_path: Path) ->
     assert view["sent"]["body_bytes"] > 0
     assert view["booked"]["charge"] == said["charge"]["paid"]
     steps = said["settlement"]
-    assert {"deposit", "claim", "payout"} <= {step["step"] for step in steps}
+    assert {"deposit", "voucher", "claim", "payout", "commission", "refund"} <= {step["step"] for step in steps}
     assert all(len(step["transaction"]) == 66 for step in steps)
     claimed = sorted(step["amount"] for step in steps if step["step"] == "claim")
     assert claimed == sorted([said["charge"]["worker"], said["charge"]["paid"]])
+    assert [step["amount"] for step in steps if step["step"] == "commission"] == [said["charge"]["commission"]]
+    (refund,) = (step for step in steps if step["step"] == "refund")
+    deposited = sum(
+        step["amount"] for step in steps if step["step"] == "deposit" and step["subject"] == refund["subject"]
+    )
+    assert deposited == said["charge"]["paid"] + refund["amount"], "to the unit"
     assert traces(tmp_path) == []
 
 

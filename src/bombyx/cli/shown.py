@@ -98,11 +98,13 @@ def show_settlement(console: Console, steps: list[dict[str, Any]]) -> None:
         )  # fmt: skip
     sums = {kind: sum(s["amount"] for s in steps if s["step"] == kind) for kind in ("deposit", "claim", "refund")}
     left = sums["deposit"] - sums["claim"] - sums["refund"]
+    commission = sum(s["amount"] for s in steps if s["step"] == "commission")
     console.print("\nsettlement, as the chain tells it", style="bold")
     console.print(table)
     console.print(
         f"deposited {sums['deposit']} = claimed {sums['claim']} + refunded {sums['refund']} + still in channels {left}"
     )
+    console.print(f"of what the client paid, {commission} is the proxy's commission; the rest went to workers")
 
 
 def _short(address: str) -> str:

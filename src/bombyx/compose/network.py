@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -22,11 +23,13 @@ from typing import Any
 
 from bombyx.adapters.evm import AddressBook, Rpc, settlement_steps
 from bombyx.adapters.processes import Child, start_child, stop_children
-from bombyx.config import NetworkDescriptor, ProxyAddress, default_descriptor_path
-from bombyx.errors import ConfigError
+from bombyx.compose.channels import open_channels
+from bombyx.config import ClientConfig, NetworkDescriptor, ProxyAddress, default_descriptor_path, load
+from bombyx.errors import BombyxError, ConfigError
 from bombyx.protocol.primitives import Address
 
 Progress = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,13 +57,33 @@ class RunningNetwork:
     async def wind_down(self) -> list[dict[str, Any]]:
         """End the roles in the order in which money flows, the chain last; gives what the chain says was settled.
 
-        The client goes first, then the workers, who claim from the proxy, then the proxy, which claims from the client.
+        The client goes first and closes its channel together with the proxy, which claims and refunds; then the
+        workers, who claim from the proxy; then the proxy.
         """
+        signed: dict[str, int] = {}
         if self.client is not None:
             await stop_children([self.client])
+            signed = await self._close_channels()
         await stop_children(list(self.workers))
         await stop_children([self.proxy])
-        return await settlement(self.descriptor)
+        return with_vouchers(await settlement(self.descriptor), signed)
+
+    async def _close_channels(self) -> dict[str, int]:
+        """What the client did not spend goes back to it. Gives the newest voucher of each channel.
+
+        A proxy that does not answer must not keep us from stopping.
+        """
+        signed: dict[str, int] = {}
+        try:
+            async with open_channels(
+                load(ClientConfig), self.descriptor, self.folder / "client", ask=None, change=True
+            ) as (channels, wallet):
+                for channel in wallet.channels():
+                    signed[str(channel.id)] = int(channel.ceiling)
+                    await channels.close(channel, alone=False)
+        except BombyxError as error:
+            log.warning("the client's channel was not closed: %s", error)
+        return signed
 
 
 @asynccontextmanager
@@ -203,3 +226,18 @@ async def settlement(descriptor: NetworkDescriptor) -> list[dict[str, Any]]:
         return [step.as_dict() for step in await settlement_steps(rpc, book)]
     finally:
         await rpc.close()
+
+
+def with_vouchers(steps: list[dict[str, Any]], signed: dict[str, int]) -> list[dict[str, Any]]:
+    """The same, and beside each of the client's claims the voucher it presented and the proxy's part of it."""
+    told: list[dict[str, Any]] = []
+    to_workers = sum(s["amount"] for s in steps if s["step"] == "claim" and s["subject"] not in signed)
+    for step in steps:
+        if step["step"] == "claim" and step["subject"] in signed:
+            told.append({**step, "step": "voucher", "amount": signed[step["subject"]]})
+            told.append(step)
+            told.append({**step, "step": "commission", "amount": step["amount"] - to_workers})
+            to_workers = 0
+        else:
+            told.append(step)
+    return told
