@@ -14,7 +14,7 @@ from bombyx.protocol.primitives import Address, Digest
 from bombyx.protocol.seal import Request
 from bombyx.protocol.seal.fields import NONCE_FIELD
 from bombyx.protocol.wire.receipt import Outcome
-from bombyx.protocol.wire.records import WorkerRequest
+from bombyx.protocol.wire.records import LinkType, WorkerRequest
 from bombyx.roles.worker import Limits, Price
 
 
@@ -262,3 +262,14 @@ async def test_an_answer_to_a_free_model_needs_no_payment() -> None:
 def test_a_request_message_is_bounded() -> None:
     """LINK-3."""
     assert WorkerRequest.MAX_SIZE <= 40 << 20
+
+
+@pytest.mark.parametrize("payload", [b"", bytes(31), bytes(32), bytes(32 * 65)])
+async def test_a_proxy_is_given_no_blob_that_was_not_offered(payload: bytes) -> None:
+    """LINK-7: a WANT names what the HELLO offered, or the link ends and is dialled again."""
+    async with running() as rig:
+        before = rig.proxy.challenge
+        rig.proxy.greeted.clear()
+        rig.proxy.send(LinkType.WANT, 0, payload)
+        await asyncio.wait_for(rig.proxy.greeted.wait(), 5)
+        assert rig.proxy.challenge != before
