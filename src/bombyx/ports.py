@@ -160,6 +160,11 @@ class Ledger(Protocol):
         """Pay vouchers out to their receivers, all or none. Sender: each one's receiver or receiver authorizer."""
         ...
 
+    async def claim_signed(self, claims: Sequence[Claim], authorization: bytes, *, signer: SigningKey) -> Digest:
+        """The same for claims of one receiver authorizer, which signed the batch (`claim_batch_digest`): anybody may
+        send them."""
+        ...
+
     async def initiate_withdraw(self, channel: Digest, amount: Amount, *, signer: SigningKey) -> Digest:
         """Sender: the payer or its authorizer; claims stay possible until the delay has passed."""
         ...

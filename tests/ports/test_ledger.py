@@ -21,7 +21,13 @@ from bombyx.adapters.memory_chain import KEPT_BLOCKS
 from bombyx.errors import ConfigError, MalformedMessage, PaymentError, Unavailable
 from bombyx.ports import Claim, Operator, OperatorRole
 from bombyx.protocol.primitives import Amount, Digest, Instant, Secret, sha256
-from bombyx.protocol.wire.channel import ChannelConfig, refund_digest, settlement_domain, voucher_digest
+from bombyx.protocol.wire.channel import (
+    ChannelConfig,
+    claim_batch_digest,
+    refund_digest,
+    settlement_domain,
+    voucher_digest,
+)
 from bombyx.protocol.wire.signing import SigningKey
 
 PAYER, SESSION, PAYEE, STRANGER = (SigningKey(Secret(bytes([n]) * 32)) for n in (1, 2, 3, 4))
@@ -217,6 +223,26 @@ async def test_a_batch_of_claims_is_all_or_none(ledger: Ledger, config: ChannelC
         signer=PAYEE,
     )
     assert await ledger.balance(PAYEE.address) == 120
+
+
+async def test_anybody_presents_a_batch_its_authorizer_signed(
+    ledger: Ledger, config: ChannelConfig, domain: Digest
+) -> None:
+    """PAY-26, LEDGER-1: a stranger pays the payee what it signed for; whatever else moves nothing."""
+    await ledger.deposit(config, Amount(100), signer=PAYER)
+    claim, channel = claim_of(config, domain, 80, 60), config.channel_id(domain)
+    authorization = PAYEE.sign(claim_batch_digest(domain, [(channel, 80, 60)]))
+    for claims, signed in (
+        ([claim], STRANGER.sign(claim_batch_digest(domain, [(channel, 80, 60)]))),
+        ([claim_of(config, domain, 80, 61)], authorization),
+        ([claim, claim], authorization),
+        ([], authorization),
+    ):
+        with refused():
+            await ledger.claim_signed(claims, signed, signer=STRANGER)
+    for _ in range(2):
+        await ledger.claim_signed([claim], authorization, signer=STRANGER)
+    assert (await ledger.balance(PAYEE.address), await ledger.balance(STRANGER.address)) == (60, 0)
 
 
 async def test_a_withdrawal_waits_and_claims_come_first(

@@ -65,6 +65,25 @@ async def test_a_wallet_pays_its_way_and_comes_home(tmp_path: Path) -> None:
         assert "in use by process" in " ".join(refused.split())  # whatever the terminal wraps
         await net.kill("second")  # not even this leaves a lock behind
 
+        books = ("--network", network, "--state", str(net.state("proxy")))
+        told = json.loads(await bombyx(net, "money", "show", *books, "--json"))
+        assert (told["income"]["charged"], told["commission"]) == (0, 0)
+        tickets = net.folder / "tickets.json"
+        await bombyx(net, "money", "tickets", *books, "--out", str(tickets))
+        tower = (
+            "watchtower",
+            str(tickets),
+            "--network",
+            network,
+            "--state",
+            str(net.state("tower")),
+            "--once",
+            "--json",
+        )
+        assert json.loads(await bombyx(net, *tower)) == []  # nothing was charged, so there is nothing to claim
+        checked = json.loads(await bombyx(net, "network", "check", "--network", network, "--endpoint", "", "--json"))
+        assert (checked["alarms"], len(checked["proxies"])) == ([], 1)
+
         closed = await run("channel", "close", "--yes")
         assert (closed["how"], closed["amount"]) == ("refund", 3_000_000)
         assert [one["state"] for one in (await run("channel", "list"))["channels"]] == ["closed"]

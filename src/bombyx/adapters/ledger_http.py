@@ -52,6 +52,9 @@ _CHANGES: Final[Mapping[str, Change]] = {
         sender, ChannelConfig.decode(bytes.fromhex(p["config"])), j.amount(p["amount"])
     ),
     "claim": lambda chain, sender, p: chain.claim(sender, [j.claim_from(one) for one in p["claims"]]),
+    "claim_signed": lambda chain, sender, p: chain.claim_signed(
+        [j.claim_from(one) for one in p["claims"]], bytes.fromhex(p["authorization"])
+    ),
     "initiate_withdraw": lambda chain, sender, p: chain.initiate_withdraw(
         sender, Digest.parse(p["channel"]), j.amount(p["amount"])
     ),
@@ -188,6 +191,10 @@ class HttpLedger:
 
     async def claim(self, claims: Sequence[Claim], *, signer: SigningKey) -> Digest:
         return await self._reference("claim", {"claims": [j.claim_to(one) for one in claims]}, signer)
+
+    async def claim_signed(self, claims: Sequence[Claim], authorization: bytes, *, signer: SigningKey) -> Digest:
+        params = {"claims": [j.claim_to(one) for one in claims], "authorization": authorization.hex()}
+        return await self._reference("claim_signed", params, signer)
 
     async def initiate_withdraw(self, channel: Digest, amount: Amount, *, signer: SigningKey) -> Digest:
         params = {"channel": str(channel), "amount": str(int(amount))}

@@ -89,6 +89,9 @@ class MemoryLedger:
     async def claim(self, claims: Sequence[Claim], *, signer: SigningKey) -> Digest:
         return self.chain.claim(signer.address, claims)
 
+    async def claim_signed(self, claims: Sequence[Claim], authorization: bytes, *, signer: SigningKey) -> Digest:
+        return self.chain.claim_signed(claims, authorization)
+
     async def initiate_withdraw(self, channel: Digest, amount: Amount, *, signer: SigningKey) -> Digest:
         return self.chain.initiate_withdraw(signer.address, channel, amount)
 

@@ -20,7 +20,13 @@ from bombyx.errors import PaymentError, Peer
 from bombyx.ports import ChannelView, Claim, Clock, LedgerInfo, Operator, OperatorRole
 from bombyx.protocol.pay.grant import signed_by
 from bombyx.protocol.primitives import MAX_AMOUNT, Address, Amount, Digest, Instant, tagged_hash
-from bombyx.protocol.wire.channel import ChannelConfig, refund_digest, settlement_domain, voucher_digest
+from bombyx.protocol.wire.channel import (
+    ChannelConfig,
+    claim_batch_digest,
+    refund_digest,
+    settlement_domain,
+    voucher_digest,
+)
 from bombyx.protocol.wire.evidence import BlockHeader
 
 CHAIN_ID: Final = 31_337  # what development chains use
@@ -126,10 +132,23 @@ class MemoryChain:
 
     def claim(self, sender: Address, claims: Sequence[Claim]) -> Digest:
         """All or none. A total that was paid before is skipped, as the contract does."""
+        for claim in claims:
+            _require(sender in (claim.config.receiver, claim.config.receiver_authorizer), "not the receiver's to claim")
+        return self._book(claims)
+
+    def claim_signed(self, claims: Sequence[Claim], authorization: bytes) -> Digest:
+        """All or none, in a batch that its receiver authorizer signed. Sender: anybody."""
+        _require(len({claim.config.receiver_authorizer for claim in claims}) == 1, "a batch has one authorizer")
+        entries = [(one.config.channel_id(self.domain), one.ceiling, one.total_claimed) for one in claims]
+        digest = claim_batch_digest(self.domain, entries)
+        signed = signed_by(claims[0].config.receiver_authorizer, digest, authorization)
+        _require(signed, "the batch is not signed by its receiver authorizer")
+        return self._book(claims)
+
+    def _book(self, claims: Sequence[Claim]) -> Digest:
         _require(0 < len(claims) <= MAX_CLAIMS, f"a batch holds 1 to {MAX_CLAIMS} claims")
         after: dict[Digest, ChannelView] = {}
         for claim in claims:
-            _require(sender in (claim.config.receiver, claim.config.receiver_authorizer), "not the receiver's to claim")
             channel = claim.config.channel_id(self.domain)
             view = after.get(channel) or self._view(channel)
             if claim.total_claimed > view.total_claimed:

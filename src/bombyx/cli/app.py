@@ -19,6 +19,8 @@ from bombyx.cli.evidence import app as evidence_app
 from bombyx.cli.image import app as image_app
 from bombyx.cli.keys import app as keys_app
 from bombyx.cli.model import app as model_app
+from bombyx.cli.money import app as money_app
+from bombyx.cli.money import watchtower
 from bombyx.cli.network import app as network_app
 from bombyx.cli.policy import app as policy_app
 from bombyx.cli.receipts import app as receipts_app
@@ -53,6 +55,8 @@ app.add_typer(evidence_app, name="evidence")
 app.add_typer(wallet_app, name="wallet")
 app.add_typer(channel_app, name="channel")
 app.add_typer(network_app, name="network")
+app.add_typer(money_app, name="money")
+app.command()(watchtower)
 app.add_typer(keys_app, name="keys")
 app.add_typer(config_app, name="config")
 app.add_typer(enclave_app, name="enclave")

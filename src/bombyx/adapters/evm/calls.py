@@ -42,11 +42,19 @@ def deposit(config: ChannelConfig, amount: int, collector: Address, data: bytes)
 
 
 def claim(claims: Sequence[Claim]) -> bytes:
-    rows = [
+    return abi.call(f"claim({_CLAIMS})", _claim_rows(claims))
+
+
+def claim_with_signature(claims: Sequence[Claim], authorization: bytes) -> bytes:
+    return abi.call(f"claimWithSignature({_CLAIMS},bytes)", _claim_rows(claims), abi.blob(authorization))
+
+
+def _claim_rows(claims: Sequence[Claim]) -> abi.Tail:
+    rows: list[abi.Part] = [
         abi.struct(config_words(one.config) + word(one.ceiling), abi.blob(one.signature), word(one.total_claimed))
         for one in claims
     ]
-    return abi.call(f"claim({_CLAIMS})", abi.array(rows))
+    return abi.array(rows)
 
 
 def settle(receiver: Address, token: Address) -> bytes:

@@ -130,9 +130,15 @@ class EvmLedger:
 
     async def claim(self, claims: Sequence[Claim], *, signer: SigningKey) -> Digest:
         """Book the vouchers and send the receivers their tokens: in one transaction where that fits."""
+        return await self._claim(claims, calls.claim(claims), signer)
+
+    async def claim_signed(self, claims: Sequence[Claim], authorization: bytes, *, signer: SigningKey) -> Digest:
+        return await self._claim(claims, calls.claim_with_signature(claims, authorization), signer)
+
+    async def _claim(self, claims: Sequence[Claim], booked: bytes, signer: SigningKey) -> Digest:
         if len(claims) > calls.MAX_CLAIMS:
             raise PaymentError(f"a batch holds at most {calls.MAX_CLAIMS} claims", peer=Peer.CHAIN, rule="LEDGER-1")
-        book, booked = self.book.settlement, calls.claim(claims)
+        book = self.book.settlement
         parties = {(one.config.receiver, one.config.token): None for one in claims}
         paid = [calls.settle(receiver, token) for receiver, token in parties]
         if len(booked) <= calls.MAX_CALL_IN_MULTICALL and len(paid) < calls.MAX_CALLS_IN_MULTICALL:

@@ -8,10 +8,11 @@ Not here: whether a voucher is acceptable (`protocol/pay`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from bombyx.protocol.primitives import Address, Digest, Instant
+from bombyx.protocol.primitives import Address, Digest, Instant, keccak256
 from bombyx.protocol.wire.codec import Message
 from bombyx.protocol.wire.eip712 import domain_separator, struct_hash, type_hash, typed_digest, word
 
@@ -21,6 +22,10 @@ CHANNEL_CONFIG_TYPE: Final = type_hash(
 )
 VOUCHER_TYPE: Final = type_hash("Voucher(bytes32 channelId,uint128 maxClaimableAmount)")
 REFUND_TYPE: Final = type_hash("Refund(bytes32 channelId,uint256 nonce,uint128 amount)")
+CLAIM_ENTRY_TYPE: Final = type_hash("ClaimEntry(bytes32 channelId,uint128 maxClaimableAmount,uint128 totalClaimed)")
+CLAIM_BATCH_TYPE: Final = type_hash(
+    "ClaimBatch(ClaimEntry[] claims)ClaimEntry(bytes32 channelId,uint128 maxClaimableAmount,uint128 totalClaimed)"
+)
 CLOSE_TYPE: Final = type_hash("CloseChannel(bytes32 channelId,address payee)")
 SESSION_GRANT_TYPE: Final = type_hash("SessionGrant(bytes32 channelId,address payee,bytes32 keyHash,uint64 notAfter)")
 
@@ -69,6 +74,12 @@ def voucher_digest(domain: Digest, channel: Digest, ceiling: int) -> Digest:
 
 def refund_digest(domain: Digest, channel: Digest, nonce: int, amount: int) -> Digest:
     return typed_digest(domain, struct_hash(REFUND_TYPE, channel, word(nonce), word(amount)))
+
+
+def claim_batch_digest(domain: Digest, entries: Sequence[tuple[Digest, int, int]]) -> Digest:
+    """What a receiver authorizer signs so that anybody may present its claims: (channel, ceiling, total claimed)."""
+    rows = [struct_hash(CLAIM_ENTRY_TYPE, channel, word(ceiling), word(total)) for channel, ceiling, total in entries]
+    return typed_digest(domain, struct_hash(CLAIM_BATCH_TYPE, keccak256(*rows)))
 
 
 def close_digest(domain: Digest, channel: Digest, payee: Address) -> Digest:
