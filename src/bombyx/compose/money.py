@@ -21,7 +21,7 @@ from bombyx.protocol.pay.payer import PayerChannel, PayerPolicy
 from bombyx.protocol.pay.tickets import MAX_TEXT, sign_ticket, tickets_from_json, tickets_to_json
 from bombyx.protocol.primitives import MAX_AMOUNT, Address, Digest
 from bombyx.protocol.wire.channel import settlement_domain
-from bombyx.roles.proxy import accounts, wallet
+from bombyx.roles.proxy.holdings import PAYEE, PAYER
 from bombyx.roles.proxy.money import income, statement
 from bombyx.roles.watchtower import Watchtower
 
@@ -36,9 +36,9 @@ async def money(role: str, network: NetworkDescriptor, state: Path, store_url: s
         address = KeyFiles(state, SystemEntropy()).load(role).address
         balance = int(await ledger.balance(address))
         domain = await _domain(ledger)
-        table = accounts.TABLE if role == PROXY else WORKER_BOOK
+        table = PAYEE if role == PROXY else WORKER_BOOK
         book = await _book(ledger, store, table, address, Peer.CLIENT if role == PROXY else Peer.PROXY)
-        rows = await store.scan(wallet.TABLE) if role == PROXY else []
+        rows = await store.scan(PAYER) if role == PROXY else []
         paying = PayerChannel.load(domain, PayerPolicy(budget=MAX_AMOUNT, window=1), rows, payee=Peer.WORKER)
         views = await _views(ledger, [*book.channels, *(one.id for one in paying)])
         if role == PROXY:
@@ -50,7 +50,7 @@ async def tickets(network: NetworkDescriptor, state: Path, store_url: str) -> tu
     """Every claim a proxy could make now, signed for others to present; and how many."""
     async with _opened(PROXY, network, state, store_url) as (ledger, store):
         key = KeyFiles(state, SystemEntropy()).load(PROXY)
-        book = await _book(ledger, store, accounts.TABLE, key.address, Peer.CLIENT)
+        book = await _book(ledger, store, PAYEE, key.address, Peer.CLIENT)
         claims = [claim for channel in book.channels if (claim := book.claim_now(channel)) is not None]
         return tickets_to_json(sign_ticket(claim, book.domain, key) for claim in claims), len(claims)
 

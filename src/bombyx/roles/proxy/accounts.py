@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from bombyx.errors import BombyxError, Overloaded, PaymentError, Peer, PeerError
+from bombyx.errors import BombyxError, Overloaded, PaymentError, Peer, PeerError, Unavailable
 from bombyx.ports import ChannelView, Claim, Clock, Ledger, LedgerInfo
 from bombyx.protocol.pay.payee import Account, PayeeBook, PayeeTerms, Reservation
 from bombyx.protocol.primitives import Amount, Digest, RequestId, Secret
@@ -138,9 +138,11 @@ class Accounts:
         return self.book.account(channel)
 
     async def close_channel(self, channel: Digest, view: ChannelView) -> None:
-        """Take no more requests on a channel; durable when this returns (PAY-16)."""
+        """Take no more requests on a channel; durable when this returns (PAY-16). Not while one is in flight."""
         if self._hold is not None:
             await self._hold(channel)
+        if self.open_of(channel):
+            raise Unavailable("requests are under way on this channel", retry_after=2.0, rule="PAY-25")
         if channel not in self.book:
             self.book.open(view)
         self.book.close(channel)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from bombyx.errors import BadRequest, MalformedMessage, PaymentError, Peer, Unavailable
+from bombyx.errors import BadRequest, MalformedMessage, PaymentError, Peer
 from bombyx.ports import ChannelView
 from bombyx.protocol.primitives import Digest
 from bombyx.protocol.wire.channel import close_digest
@@ -33,8 +33,6 @@ class Closing:
         signature = _signature_in(body)
         view = await self._accounts.look_up(channel)
         self._check_asker(channel, view, signature)
-        if self._accounts.open_of(channel):
-            raise Unavailable("requests are under way on this channel", retry_after=2.0, rule="PAY-25")
         await self._accounts.close_channel(channel, view)
         amount, nonce, signed = self._accounts.book.sign_refund(channel, view=view, signer=self._key)
         account = self._accounts.account(channel)
