@@ -49,11 +49,13 @@ class Goal:
         return {"name": self.name, "value": self.value, "goal": f"{self.comparison} {self.bound:g}", "met": self.met}
 
 
-def options(doc: str | None) -> argparse.Namespace:
-    """The two options every script takes; the description is the first line of its docstring."""
+def options(doc: str | None, **more: str) -> argparse.Namespace:
+    """The two options every script takes, and its own; the description is the first line of its docstring."""
     parser = argparse.ArgumentParser(description=(doc or "").strip().splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a short run: rough figures")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
+    for name, meaning in more.items():
+        parser.add_argument(f"--{name}", default="", help=meaning)
     return parser.parse_args()
 
 
