@@ -16,7 +16,7 @@ import sha3
 MAX_AMOUNT = 2**128 - 1  # token base units; x402 batch-settlement uses uint128
 
 
-class _Sized(bytes):
+class Sized(bytes):
     """Bytes of one fixed length that print as hex."""
 
     SIZE: int = 0
@@ -44,14 +44,14 @@ class _Sized(bytes):
         return "0x" + self.hex()
 
 
-class Digest(_Sized):
+class Digest(Sized):
     """32 bytes: a SHA-256 or Keccak-256 value, or an EVM bytes32."""
 
     SIZE = 32
     __slots__ = ()
 
 
-class Address(_Sized):
+class Address(Sized):
     """20 bytes: an EVM account or contract. `str()` gives the EIP-55 checksum form."""
 
     SIZE = 20
@@ -63,7 +63,7 @@ class Address(_Sized):
         return "0x" + "".join(c.upper() if int(h, 16) >= 8 else c for c, h in zip(plain, check, strict=False))
 
 
-class RequestId(_Sized):
+class RequestId(Sized):
     """16 random bytes that name one request for ever."""
 
     SIZE = 16
@@ -136,17 +136,20 @@ class Secret:
         raise TypeError("a Secret is not pickled")
 
 
+_new = bytes.__new__  # a hash has its length already; this is on every request's way, a dozen times
+
+
 def sha256(*parts: bytes) -> Digest:
     """SHA-256 over the concatenation of `parts`."""
-    h = hashlib.sha256()
-    for part in parts:
+    h = hashlib.sha256(parts[0] if parts else b"")
+    for part in parts[1:]:
         h.update(part)
-    return Digest(h.digest())
+    return _new(Digest, h.digest())
 
 
 def keccak256(*parts: bytes) -> Digest:
     """Keccak-256 (the EVM's) over the concatenation of `parts`."""
-    return Digest(sha3.keccak_256(b"".join(parts)).digest())
+    return _new(Digest, sha3.keccak_256(b"".join(parts)).digest())
 
 
 def tagged_hash(tag: str, *parts: bytes) -> Digest:

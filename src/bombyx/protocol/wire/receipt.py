@@ -6,13 +6,14 @@ Not here: whether a receipt is true (`protocol/pay/receipts.py` checks). `UsageO
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Final
 
-from bombyx.protocol.primitives import Address, Digest, Instant, RequestId
+from bombyx.protocol.primitives import Address, Digest, Instant, RequestId, keccak256
 from bombyx.protocol.wire.codec import Message
-from bombyx.protocol.wire.eip712 import domain_separator, struct_hash, type_hash, typed_digest, word, word_left
+from bombyx.protocol.wire.eip712 import domain_separator, type_hash, typed_digest
 from bombyx.protocol.wire.signing import SigningKey, recover
 
 RECEIPT_TYPE: Final = type_hash(
@@ -22,7 +23,8 @@ RECEIPT_TYPE: Final = type_hash(
     "bytes32 previous)"
 )
 
-
+# Words of 32 bytes: integers and addresses to the right, bytes16 to the left (EIP-712, "Definition of encodeData").
+_WORDS: Final = struct.Struct(">32s 31xB 16s16x 32s32s32s32s 12x20s 28xI 24xQ24xQ24xQ 16x16s 32s32s 31xB 24xQ24xQ24xQ 32s")
 _BITS: Final = {
     "frames": 32,
     "input_units": 64,
@@ -78,36 +80,38 @@ class Receipt(Message):
     previous: Digest
 
     def __post_init__(self) -> None:
-        for name, bits in _BITS.items():
-            if not 0 <= getattr(self, name) < 1 << bits:
-                raise ValueError(f"{name} is a uint{bits}")  # more would be signed here and refused by a contract
+        most = self.input_units | self.cached_units | self.output_units | self.seq
+        if self.frames >> 32 or most >> 64 or self.charge >> 128:  # a negative number shifts to -1
+            wrong = next(name for name, bits in _BITS.items() if getattr(self, name) >> bits)
+            raise ValueError(f"{wrong} is a uint{_BITS[wrong]}")  # more would be signed here, refused by a contract
 
     def typed_digest(self, domain: Digest) -> Digest:
         """What is signed under `domain` (see `receipt_domain`)."""
-        return typed_digest(
-            domain,
-            struct_hash(
-                RECEIPT_TYPE,
-                word(self.kind),
-                word_left(self.request_id),
-                self.request_hash,
-                self.response_hash,
-                self.model,
-                self.price_sheet,
-                word(self.operator),
-                word(self.frames),
-                word(self.input_units),
-                word(self.cached_units),
-                word(self.output_units),
-                word(self.charge),
-                self.usage_commitment,
-                self.audit_commitment,
-                word(self.outcome),
-                word(self.seq),
-                word(self.started_at),
-                word(self.finished_at),
-                self.previous,
-            ),
+        return typed_digest(domain, keccak256(self._encoded()))
+
+    def _encoded(self) -> bytes:
+        """typeHash || encodeData, every word of it in one go: this is on every answer's way."""
+        return _WORDS.pack(
+            RECEIPT_TYPE,
+            self.kind,
+            self.request_id,
+            self.request_hash,
+            self.response_hash,
+            self.model,
+            self.price_sheet,
+            self.operator,
+            self.frames,
+            self.input_units,
+            self.cached_units,
+            self.output_units,
+            self.charge.to_bytes(16),
+            self.usage_commitment,
+            self.audit_commitment,
+            self.outcome,
+            self.seq,
+            self.started_at,
+            self.finished_at,
+            self.previous,
         )
 
 
