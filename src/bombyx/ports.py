@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from bombyx.protocol.pay.view import ChannelView as ChannelView
 from bombyx.protocol.pay.view import Claim as Claim
@@ -49,8 +49,7 @@ class Lease:
     token: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Write:
+class Write(NamedTuple):
     """One row of a batch. `value` None deletes. `lease`: what the row's owner must still hold for it to be written."""
 
     table: str

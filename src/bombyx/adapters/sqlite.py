@@ -131,9 +131,9 @@ class SqliteStore:
         return jobs
 
     def _commit(self, jobs: list[_Job]) -> Unavailable | None:
-        newest = {(row.table, bytes(row.key)): row.value for job in jobs for row in job.rows}
-        put = [(name, key, value) for (name, key), value in newest.items() if value is not None]
-        gone = [where for where, value in newest.items() if value is None]
+        newest = {row[:2]: row for job in jobs for row in job.rows}
+        put = [row[:3] for row in newest.values() if row.value is not None]
+        gone = [where for where, row in newest.items() if row.value is None]
         try:
             self._writer.execute("BEGIN IMMEDIATE")
             self._writer.executemany(_PUT, put)

@@ -7,6 +7,7 @@ Until SIGTERM, Ctrl-C or, for a child of another bombyx process, its parent's en
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Awaitable
 from pathlib import Path
@@ -142,6 +143,7 @@ async def _serve(start: Any, *, json: bool, child: bool) -> None:
     service = await _started(start(), stopped)
     if service is None:
         return
+    _settle_memory()
     try:
         if json:
             announce(**service.facts)
@@ -153,6 +155,16 @@ async def _serve(start: Any, *, json: bool, child: bool) -> None:
     finally:
         stopped.cancel()
         await service.stop()
+
+
+def _settle_memory() -> None:
+    """What was loaded stays: the collector need not look at it again, and looks at the rest less often.
+
+    Requests leave no cycles, so it finds next to nothing; with the defaults it took up to 70 ms at a time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 async def _started(starting: Awaitable[Service], stopped: asyncio.Task[str]) -> Service | None:

@@ -57,9 +57,10 @@ class Choice:
 
 def expected_seconds(contender: Contender, output_units: int, now: float) -> float:
     """Expected time to the last frame: wait for a free slot, first frame, then the units at the present load."""
-    stats, load = contender.stats.faded(now), contender.load
+    load = contender.load
+    first_frame, seconds_per_unit = contender.stats.speeds(now)
     slower = slowdown((load.active + 1) / max(1, load.capacity))
-    service = (stats.first_frame + stats.seconds_per_unit * output_units) * slower
+    service = (first_frame + seconds_per_unit * output_units) * slower
     waiting = load.queued + max(0, load.active + 1 - load.capacity)
     return service + waiting * service * FULL_PROGRESS / max(1, load.capacity)
 
@@ -78,10 +79,11 @@ def choose(contenders: Sequence[Contender], *, output_units: int, now: float, lo
     start = int(lottery * len(able))
     turned = able[start:] + able[:start]  # ties fall to whoever the lottery puts first
     standing = {c.worker: c.stats.standing(now) for c in able}
-    order = sorted(turned, key=lambda c: (_CLASS[standing[c.worker]], score(c)))
-    best = order[0]
-    why = f"{standing[best.worker]}, expected {score(best):.2f} s, {len(order)} of {len(contenders)} able"
-    return Choice(worker=best.worker, ranking=tuple(c.worker for c in order), why=why)
+    weighed = [(_CLASS[standing[c.worker]], score(c), place, c.worker) for place, c in enumerate(turned)]
+    weighed.sort()
+    _, least, _, best = weighed[0]
+    why = f"{standing[best]}, expected {least:.2f} s, {len(weighed)} of {len(contenders)} able"
+    return Choice(worker=best, ranking=tuple(worker for *_, worker in weighed), why=why)
 
 
 # A half-open worker goes first: its one probe is how it comes back, and a probe that fails costs one failover.

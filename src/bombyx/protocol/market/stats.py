@@ -48,13 +48,13 @@ class WorkerStats:
 
     def faded(self, now: float) -> WorkerStats:
         """These facts as they weigh at `now`: old speeds drift back to the prior."""
+        first_frame, seconds_per_unit = self.speeds(now)
+        return replace(self, seconds_per_unit=seconds_per_unit, first_frame=first_frame, updated=now)
+
+    def speeds(self, now: float) -> tuple[float, float]:
+        """(seconds to the first frame, seconds per unit) as they weigh at `now`."""
         keep = math.exp(-max(0.0, now - self.updated) / MEMORY_SECONDS)
-        return replace(
-            self,
-            seconds_per_unit=_mix(self.prior[0], self.seconds_per_unit, keep),
-            first_frame=_mix(self.prior[1], self.first_frame, keep),
-            updated=now,
-        )
+        return _mix(self.prior[1], self.first_frame, keep), _mix(self.prior[0], self.seconds_per_unit, keep)
 
     def standing(self, now: float) -> str:
         """`open` (takes traffic), `ejected` (takes none) or `half-open` (takes one probe at a time)."""
@@ -70,23 +70,22 @@ class WorkerStats:
 
     def first_frame_seen(self, now: float, waited: float, load: float) -> WorkerStats:
         """The first frame came after `waited` seconds, `load` = share of the capacity that was busy."""
-        seen = self.faded(now)
-        return replace(seen, first_frame=_mix(seen.first_frame, waited / slowdown(load), WEIGHT))
+        first_frame, seconds_per_unit = self.speeds(now)
+        first_frame = _mix(first_frame, waited / slowdown(load), WEIGHT)
+        return replace(self, seconds_per_unit=seconds_per_unit, first_frame=first_frame, updated=now)
 
     def finished(self, now: float, output_units: int, seconds: float, load: float) -> WorkerStats:
         """A complete answer: `output_units` in `seconds` after the first frame."""
-        seen = self.faded(now)
+        first_frame, seconds_per_unit = self.speeds(now)
         if output_units > 0:
-            observed = seconds / output_units / slowdown(load)
-            seen = replace(seen, seconds_per_unit=_mix(seen.seconds_per_unit, observed, WEIGHT))
-        return replace(
-            seen,
-            success=_mix(seen.success, 1.0, WEIGHT),
-            seen=seen.seen + 1,
-            failures_in_row=0,
-            ejections=0,
-            ejected_until=-math.inf,
-            probe_since=-math.inf,
+            seconds_per_unit = _mix(seconds_per_unit, seconds / output_units / slowdown(load), WEIGHT)
+        return WorkerStats(  # what is not named is as it was in the beginning
+            prior=self.prior,
+            seconds_per_unit=seconds_per_unit,
+            first_frame=first_frame,
+            success=_mix(self.success, 1.0, WEIGHT),
+            seen=self.seen + 1,
+            updated=now,
         )
 
     def failed(self, now: float) -> WorkerStats:

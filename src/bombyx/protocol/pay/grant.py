@@ -8,7 +8,6 @@ session lives in memory only, so a restart voids it and its key never reaches a 
 
 from __future__ import annotations
 
-import dataclasses
 import hmac
 from dataclasses import dataclass
 from typing import Final
@@ -95,7 +94,7 @@ class Session:
         if counter > self.highest:
             shift = counter - self.highest
             seen = ((self.seen << shift) & _MASK if shift < WINDOW else 0) | 1
-            return dataclasses.replace(self, highest=counter, seen=seen)
+            return Session(key=self.key, key_hash=self.key_hash, not_after=self.not_after, highest=counter, seen=seen)
         behind = self.highest - counter
         if behind >= WINDOW:
             raise PaymentError(
@@ -103,4 +102,5 @@ class Session:
             )
         if self.seen >> behind & 1:
             raise PaymentError(f"counter {counter} was accepted before", peer=peer, rule="PAY-10")
-        return dataclasses.replace(self, seen=self.seen | 1 << behind)
+        seen = self.seen | 1 << behind
+        return Session(key=self.key, key_hash=self.key_hash, not_after=self.not_after, highest=self.highest, seen=seen)

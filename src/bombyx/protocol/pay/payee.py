@@ -254,7 +254,9 @@ class PayeeBook:
         if session.key_hash not in self._keys[channel]:
             self._remember_key(channel, session, now)
         held = self._sessions.get(channel, ())
-        if any(one.key_hash == session.key_hash for one in held):
+        if len(held) == 1 and held[0].key_hash == session.key_hash:
+            self._sessions[channel] = (session,)
+        elif any(one.key_hash == session.key_hash for one in held):
             self._sessions[channel] = tuple(session if one.key_hash == session.key_hash else one for one in held)
         else:
             self._sessions[channel] = (session, *held[: MAX_SESSIONS - 1])

@@ -52,7 +52,7 @@ class _Open:
     grant: Digest | None = None  # key hash of the grant that went with it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _Session:
     key: Secret
     grant: SignedGrant
@@ -78,6 +78,8 @@ class PayerChannel:
         self._confirmed = 0  # the highest ceiling the payee is known to hold
         self._session: _Session | None = None
         self._open: dict[RequestId, _Open] = {}
+        self._unpaid = 0  # sum of cap - agreed over `_open`
+        self._running = 0  # how many of `_open` are not left
         self._journal = r.Journal()
         self._finished = r.Finished(self.id, self._journal)
         self._journal.put(r.CONFIG, self.id, config.encode())
@@ -93,7 +95,7 @@ class PayerChannel:
     @property
     def open_amount(self) -> int:
         """What requests that are not final may still cost, and what the payee booked without a receipt."""
-        return self.disputed + sum(entry.cap - entry.agreed for entry in self._open.values())
+        return self.disputed + self._unpaid
 
     @property
     def worst_loss(self) -> int:
@@ -154,14 +156,14 @@ class PayerChannel:
         needed = self.agreed + self.open_amount
         if needed > self.ceiling:
             self._sign(min(self.limit, needed + self.policy.window), signer)
-        session = self._session = dataclasses.replace(session, counter=session.counter + 1)
+        session.counter += 1
         if session.counter > MAX_COUNTER:
             raise LocalError("the session has run out of counters", rule="PAY-10")
         grant = None if session.confirmed else session.grant
-        sent = dataclasses.replace(
-            self._open[request_id], ceiling=self.ceiling, grant=grant.key_hash if grant else None
+        reserved = self._open[request_id]
+        self._open[request_id] = _Open(
+            cap=reserved.cap, agreed=reserved.agreed, ceiling=self.ceiling, grant=grant.key_hash if grant else None
         )
-        self._open[request_id] = sent
         return Payment(
             v=1,
             channel=self.id,
@@ -195,7 +197,7 @@ class PayerChannel:
         if request_id in self._finished:
             raise LocalError("this request is already paid", rule="PAY-20")
         known = self._open.get(request_id)
-        if known is None and len(self.in_flight) >= self.policy.max_in_flight:
+        if known is None and self._running >= self.policy.max_in_flight:
             raise Overloaded(f"{self.policy.max_in_flight} requests are in flight on this channel", rule="PAY-18")
         already = known.cap - known.agreed if known else 0
         agreed = known.agreed if known else 0
@@ -236,7 +238,7 @@ class PayerChannel:
         self._confirmed = max(self._confirmed, ceiling)
         session = self._session
         if session is not None and not session.confirmed and grant == session.grant.key_hash:
-            self._session = dataclasses.replace(session, confirmed=True)
+            session.confirmed = True
 
     # --- ends ---
 
@@ -248,7 +250,7 @@ class PayerChannel:
                 raise PaymentError(f"a second final of {charge} after {done}", peer=self._payee, rule="PAY-20")
             return Amount(done)
         entry = self._entry(request_id, charge)
-        del self._open[request_id]
+        self._drop(request_id)
         self.agreed = Amount(self.agreed + charge - entry.agreed)
         self._journal.put(r.RESERVED, self.id, None, request_id)
         self._finished.add(request_id, charge)
@@ -277,7 +279,7 @@ class PayerChannel:
         """
         entry = self._open.get(request_id)
         if entry is not None and entry.agreed == 0:
-            del self._open[request_id]
+            self._drop(request_id)
             self._journal.put(r.RESERVED, self.id, None, request_id)
 
     def _entry(self, request_id: RequestId, charge: int) -> _Open:
@@ -317,6 +319,7 @@ class PayerChannel:
             self._journal.put(r.RESERVED, self.id, None, request_id)
             self._finished.add(request_id, entry.agreed)  # closed: never authorised, and never agreed to, again
         self._open.clear()
+        self._unpaid = self._running = 0
         self._save()
 
     def freeze(self, reason: str, *, evidence: Digest | None = None) -> None:
@@ -360,13 +363,25 @@ class PayerChannel:
             channel._voucher = SignedVoucher(channel=channel.id, ceiling=int.from_bytes(ceiling), signature=signature)
         for name, value in kinds.get(r.RESERVED, ()):
             cap, part = (int.from_bytes(field) for field in _OPEN.unpack(value))
-            channel._open[RequestId(name)] = _Open(cap=cap, agreed=part, left=True)
+            channel._set(RequestId(name), _Open(cap=cap, agreed=part, left=True))
         channel._finished.load((RequestId(name), value) for name, value in kinds.get(r.SETTLED, ()))
         channel.take_rows()
         return channel
 
-    def _put(self, request_id: RequestId, entry: _Open) -> None:
+    def _set(self, request_id: RequestId, entry: _Open) -> None:
+        if request_id in self._open:
+            self._drop(request_id)
         self._open[request_id] = entry
+        self._unpaid += entry.cap - entry.agreed
+        self._running += not entry.left
+
+    def _drop(self, request_id: RequestId) -> None:
+        entry = self._open.pop(request_id)
+        self._unpaid -= entry.cap - entry.agreed
+        self._running -= not entry.left
+
+    def _put(self, request_id: RequestId, entry: _Open) -> None:
+        self._set(request_id, entry)
         value = _OPEN.pack(entry.cap.to_bytes(16), entry.agreed.to_bytes(16))
         self._journal.put(r.RESERVED, self.id, value, request_id)
 

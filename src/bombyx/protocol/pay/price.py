@@ -65,10 +65,14 @@ def check_sheet(sheet: PriceSheet) -> None:
 
 def worker_cap(sheet: PriceSheet, model: Digest, max_input: int, max_output: int) -> Amount:
     """The most a worker may charge for `max_input` and `max_output` units, whatever is cached."""
-    line = price_of(sheet, model)
-    read, written = units(max_input, sheet.grain), units(max_output, sheet.grain)
+    return line_cap(price_of(sheet, model), sheet.grain, max_input, max_output)
+
+
+def line_cap(line: ModelPrice, grain: int, max_input: int, max_output: int) -> Amount:
+    """`worker_cap` for one line of a sheet that was checked."""
+    read, written = units(max_input, grain), units(max_output, grain)
     dear = max(line.input, line.cached_input)  # nothing forbids a sheet on which a cached unit costs more
-    everything = ModelPrice(model=model, input=dear, cached_input=dear, output=line.output)
+    everything = ModelPrice(model=line.model, input=dear, cached_input=dear, output=line.output)
     return charge(everything, read, 0, written)
 
 

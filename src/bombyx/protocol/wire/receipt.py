@@ -24,7 +24,9 @@ RECEIPT_TYPE: Final = type_hash(
 )
 
 # Words of 32 bytes: integers and addresses to the right, bytes16 to the left (EIP-712, "Definition of encodeData").
-_WORDS: Final = struct.Struct(">32s 31xB 16s16x 32s32s32s32s 12x20s 28xI 24xQ24xQ24xQ 16x16s 32s32s 31xB 24xQ24xQ24xQ 32s")
+_WORDS: Final = struct.Struct(
+    ">32s 31xB 16s16x 32s32s32s32s 12x20s 28xI 24xQ24xQ24xQ 16x16s 32s32s 31xB 24xQ24xQ24xQ 32s"
+)
 _BITS: Final = {
     "frames": 32,
     "input_units": 64,

@@ -82,7 +82,8 @@ class Accounts:
     async def reserve(
         self, payment: Payment, *, request_id: RequestId, cap: int, meta_hash: Digest, body_hash: Digest
     ) -> Reservation:
-        """Reserve what the request may cost; durable when this returns. Raises `PaymentError`."""
+        """Reserve what the request may cost. Raises `PaymentError`. One proxy alone need not wait here: its rows go
+        before those of the worker's payment, and `Wallet.authorize` waits for both before anything is forwarded."""
         view = await self._view(payment)
         if self._hold is not None:
             await self._hold(payment.channel)
@@ -98,7 +99,10 @@ class Accounts:
             view=view,
             session_key=self._session_key(payment),
         )
-        try:
+        if self._hold is None:
+            self._scribe.put(PAYEE, self.book.take_rows())
+            return reservation
+        try:  # a lease may be lost: the worker's payment must not go ahead alone
             await self._scribe.write(PAYEE, self.book.take_rows())
         except BombyxError:
             self.release(reservation)

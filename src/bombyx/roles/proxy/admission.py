@@ -23,9 +23,10 @@ from bombyx.errors import (
 )
 from bombyx.ports import Clock, HttpExchange
 from bombyx.protocol.pay.payee import Reservation
-from bombyx.protocol.pay.price import cap_for, worker_cap
+from bombyx.protocol.pay.price import line_cap, with_commission
 from bombyx.protocol.primitives import Address, Amount, Digest, sha256
 from bombyx.protocol.seal import Envelope, check_layout, parse_envelope
+from bombyx.protocol.wire.market import ModelPrice
 from bombyx.protocol.wire.request import MAX_FRAME, MIN_FRAME, Meta, Payment
 from bombyx.roles.proxy.accounts import Accounts
 from bombyx.roles.proxy.roster import Roster, Seat
@@ -43,6 +44,7 @@ class Contestant:
 
     candidate: Digest
     seat: Seat
+    price: ModelPrice
     worker_cap: Amount
     client_cap: Amount
 
@@ -216,9 +218,12 @@ class Admission:
 
 
 def _contestant(candidate: Digest, seat: Seat, meta: Meta) -> Contestant:
+    price = seat.lines[meta.model]  # every model of a keyset has a line: `Desk` let it in
+    cap = line_cap(price, seat.sheet.grain, meta.max_input, meta.max_output)
     return Contestant(
         candidate=candidate,
         seat=seat,
-        worker_cap=worker_cap(seat.sheet, meta.model, meta.max_input, meta.max_output),
-        client_cap=cap_for(seat.sheet, meta.model, meta.max_input, meta.max_output, meta.commission_bps),
+        price=price,
+        worker_cap=cap,
+        client_cap=with_commission(cap, meta.commission_bps),
     )

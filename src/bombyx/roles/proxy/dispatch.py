@@ -26,7 +26,6 @@ from bombyx.errors import (
 )
 from bombyx.ports import Clock
 from bombyx.protocol.market import Contender, choose
-from bombyx.protocol.pay.price import price_of
 from bombyx.protocol.pay.receipts import Expectation
 from bombyx.protocol.pay.trail import ReceiptTrail
 from bombyx.protocol.primitives import Digest
@@ -41,7 +40,7 @@ from bombyx.roles.proxy.relay import Refused, Stream
 from bombyx.roles.proxy.roster import Roster
 from bombyx.roles.proxy.settings import ProxySettings
 from bombyx.roles.proxy.settlement import Settler
-from bombyx.roles.proxy.view import Observer, ProxyView
+from bombyx.roles.proxy.view import Attempt, Observer, ProxyView
 from bombyx.roles.proxy.wallet import Wallet
 
 log = logging.getLogger("bombyx.proxy")
@@ -127,7 +126,7 @@ class Dispatcher:
         return None
 
     async def _try(self, job: Job, chosen: Contestant, view: ProxyView) -> BombyxError | None:
-        attempt = {"worker": str(chosen.seat.worker.operator), "result": "open"}
+        attempt: Attempt = {"worker": chosen.seat.worker.operator, "result": "open"}
         view.attempts.append(attempt)
         try:
             payment, wrap = await self._pay(job, chosen)
@@ -206,7 +205,7 @@ class Dispatcher:
             receipt_address=seat.result.keyset.receipt_address,
             operator=seat.worker.operator,
             price_sheet=seat.sheet_digest,  # `Expectation.of` would encode the sheet again for each request
-            price=price_of(seat.sheet, meta.model),
+            price=chosen.price,
             grain=seat.sheet.grain,
             request_id=meta.request_id,
             request_hash=request_hash(

@@ -16,7 +16,7 @@ from bombyx.protocol.attest import AttestationResult
 from bombyx.protocol.market import Load, WorkerStats
 from bombyx.protocol.primitives import Address, Digest, Instant
 from bombyx.protocol.seal import parse_key_configs
-from bombyx.protocol.wire.market import Offer, PriceSheet
+from bombyx.protocol.wire.market import ModelPrice, Offer, PriceSheet
 from bombyx.protocol.wire.records import LinkLoad
 from bombyx.roles.proxy.links import LinkSession
 from bombyx.roles.proxy.wallet import WorkerAccount
@@ -52,6 +52,7 @@ class Seat:
     candidates: tuple[Digest, ...]
     sheet: PriceSheet
     sheet_digest: Digest
+    lines: dict[Digest, ModelPrice]  # of the sheet, which was checked
     account: WorkerAccount
 
     def offer(self) -> Offer:
@@ -108,6 +109,7 @@ class Roster:
             candidates=candidates,
             sheet=sheet,
             sheet_digest=sheet.digest(),
+            lines={line.model: line for line in sheet.prices},
             account=account,
         )
         worker.seats.append(seat)

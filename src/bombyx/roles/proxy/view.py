@@ -12,10 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from bombyx.protocol.primitives import RequestId
+from bombyx.protocol.primitives import Address, Digest, RequestId
 
 KEPT: Final = 256  # requests
 
+Attempt = dict[str, Address | str]  # which worker, and what became of it
 Observer = Callable[[RequestId, str, bytes], None]  # request, what ("envelope", "to worker", "frame", "receipt"), bytes
 
 
@@ -29,13 +30,13 @@ class ProxyView:
     meta_bytes: int
     wrap_bytes: tuple[int, ...]
     body_bytes: int
-    ciphertext_start: str  # hex of the first bytes of the sealed body
-    candidates: tuple[str, ...]
-    model: str
+    ciphertext_start: bytes  # the first bytes of the sealed body
+    candidates: tuple[Digest, ...]
+    model: Digest
     max_output: int
     shape: str
     started_at: int
-    attempts: list[dict[str, str]] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
     why: str = ""
     outcome: str = "open"
     frames: int = 0
@@ -56,15 +57,15 @@ class ProxyView:
                 "meta_bytes": self.meta_bytes,
                 "wrap_bytes": list(self.wrap_bytes),
                 "body_bytes": self.body_bytes,
-                "ciphertext_start": self.ciphertext_start,
+                "ciphertext_start": self.ciphertext_start.hex(),
             },
             "known": {
-                "model": self.model,
+                "model": self.model.hex(),
                 "max_output_units": self.max_output,
                 "shape": self.shape,
-                "candidates": list(self.candidates),
+                "candidates": [candidate.hex() for candidate in self.candidates],
             },
-            "choice": {"why": self.why, "attempts": self.attempts},
+            "choice": {"why": self.why, "attempts": [{k: str(v) for k, v in one.items()} for one in self.attempts]},
             "answer": {
                 "outcome": self.outcome,
                 "frames": self.frames,
