@@ -236,7 +236,7 @@ class Pacer:
 
 
 class Upstream(asyncio.Protocol):
-    """What an engine looks like to a plain gateway. /json: 500 bytes; /burst: 128 frames at once; /paced: 50 a second."""
+    """What an engine looks like to a plain gateway: 500 bytes of JSON, or 128 frames, at once or 50 a second."""
 
     def __init__(self, pacer: Pacer, sent_at: dict[bytes, list[float]]) -> None:
         self._pacer = pacer

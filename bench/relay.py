@@ -10,12 +10,13 @@ the others forward 1 kB of JSON in clear to an upstream that answers at once. Ru
 from __future__ import annotations
 
 import asyncio
-import datetime
+import datetime as dt
+import functools
 import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from _sealed import Surroundings
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+
+from bombyx.adapters.processes import stop_children
 
 CHANNELS = 512  # clients; each may ask 50 times a second, so that no limit of the proxy is changed for this
 CONNECTIONS = (1, 32, 256)
@@ -73,15 +76,15 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     """A self-signed one for loopback."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "bench")])
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     made = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=2))
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=2))
         .sign(key, hashes.SHA256())
     )
     cert, private = folder / "cert.pem", folder / "key.pem"
@@ -91,24 +94,42 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     return cert, private
 
 
-async def measure(given: object, folder: Path) -> tuple[list[Subject], list[str]]:
-    quick, wanted = given.quick, given.only.split(",") if given.only else None  # type: ignore[attr-defined]
-    seconds, rounds = (1.0, 1) if quick else (2.0, 5)
-    sent_at: dict[bytes, list[float]] = {}
-    pacer = Pacer()
-    server, upstream = await serve_upstream(pacer, sent_at)
-    cert, private = certificate(folder)
-    where = Where(folder, cert, private, upstream)
-    skipped: list[str] = []
-    peers = []
+class Field:
+    """Everything that is measured, started; `close` stops it."""
 
-    def plain(kind: str, _count: float) -> Iterator[tuple[bytes, bytes]]:
-        return plain_requests(kind)
+    def __init__(self, folder: Path, wanted: list[str] | None) -> None:
+        self.folder = folder
+        self.wanted = wanted
+        self.sent_at: dict[bytes, list[float]] = {}
+        self.subjects: list[Subject] = []
+        self.skipped: list[str] = []
+        self._pacer = Pacer()
+        self._stops: list[Callable[[], Awaitable[None]]] = []
 
-    subjects = [Subject("direct", os.getpid(), upstream, plain, tls=False)]
-    if wanted is None or "bombyx" in wanted:
-        around = Surroundings(folder, pacer, sent_at)
+    async def start(self) -> None:
+        _, upstream = await serve_upstream(self._pacer, self.sent_at)
+        cert, private = certificate(self.folder)
+        self.subjects.append(Subject("direct", os.getpid(), upstream, _plain, tls=False))
+        if self.wanted is None or "bombyx" in self.wanted:
+            await self._ours(cert, private)
+        where = Where(self.folder, cert, private, upstream)
+        for name in names(self.wanted):
+            try:
+                peer = await start_peer(name, where)
+            except Missing as missing:
+                self.skipped.append(str(missing))
+                continue
+            self._stops.append(functools.partial(asyncio.to_thread, peer.stop))
+            self.subjects.append(Subject(name, peer.pid, peer.port, _plain))
+        for subject in self.subjects:
+            subject.idle_mb = memory_of(subject.pid)
+            await run(subject, "json", 8, 0.3, self.sent_at)  # warm
+            subject.taken.clear()
+
+    async def _ours(self, cert: Path, private: Path) -> None:
+        around = Surroundings(self.folder, self._pacer, self.sent_at)
         child = await around.start((cert, private), CHANNELS)
+        self._stops += [around.stop, lambda: stop_children([child])]
         pin(child.pid, CORE)
 
         def sealed(kind: str, count: float) -> Iterator[tuple[bytes, bytes]]:
@@ -116,49 +137,35 @@ async def measure(given: object, folder: Path) -> tuple[list[Subject], list[str]
                 return around.requests("json", int(count), paid="voucher")
             return around.requests(kind, int(count))
 
-        ours = Subject("bombyx", child.pid, around.port, sealed)
-        subjects.append(ours)
+        self.subjects.append(Subject("bombyx", child.pid, around.port, sealed))
         for paid in ("session", "voucher"):  # every session is opened before the clock runs
             warm = Load(around.requests("json", CHANNELS, paid=paid), sent_at=None)
             taken = await warm.run(around.port, 4, 60, lambda: 0.0)
             if taken.failed:
                 raise SystemExit(f"warm-up: {taken.failed} failed: {taken.first_failure!r}")
         around.confirmed()
-    for name in names(wanted):
-        try:
-            peer = await start_peer(name, where)
-        except Missing as missing:
-            skipped.append(str(missing))
-            continue
-        peers.append(peer)
-        subjects.append(Subject(name, peer.pid, peer.port, plain))
-    try:
-        for subject in subjects:
-            subject.idle_mb = memory_of(subject.pid)
-            await run(subject, "json", 8, 0.3, sent_at)  # warm
-            subject.taken.clear()
-        for _ in range(rounds):
-            for connections in CONNECTIONS:
-                for subject in subjects:
-                    await run(subject, "json", connections, seconds, sent_at)
-            for subject in subjects:
-                if subject.name == "bombyx":
-                    await run(subject, "voucher", 32, seconds, sent_at)
-                for connections in CONNECTIONS[:2]:
-                    await run(subject, "burst", connections, seconds, sent_at)
-            for subject in subjects:
-                if subject.name not in SLOW:
-                    await run(subject, "paced", PACED, 5.0 if quick else 8.0, sent_at)
-    finally:
-        for peer in peers:
-            peer.stop()
-        if wanted is None or "bombyx" in wanted:
-            from bombyx.adapters.processes import stop_children
 
-            await around.stop()
-            await stop_children([child])
-        server.close()
-    return subjects, skipped
+    async def round(self, seconds: float, paced_seconds: float) -> None:
+        """Every run once, the gateways taking turns."""
+        for connections in CONNECTIONS:
+            for subject in self.subjects:
+                await run(subject, "json", connections, seconds, self.sent_at)
+        for subject in self.subjects:
+            if subject.name == "bombyx":
+                await run(subject, "voucher", 32, seconds, self.sent_at)
+            for connections in CONNECTIONS[:2]:
+                await run(subject, "burst", connections, seconds, self.sent_at)
+        for subject in self.subjects:
+            if subject.name not in SLOW:
+                await run(subject, "paced", PACED, paced_seconds, self.sent_at)
+
+    async def close(self) -> None:
+        for stop in self._stops:
+            await stop()
+
+
+def _plain(kind: str, _count: float) -> Iterator[tuple[bytes, bytes]]:
+    return plain_requests(kind)
 
 
 def rows(subjects: list[Subject]) -> list[dict[str, object]]:
@@ -187,8 +194,7 @@ def rows(subjects: list[Subject]) -> list[dict[str, object]]:
             if failed:
                 row["failed"] = failed
             found.append(row)
-    for subject in subjects[1:]:
-        found.append({"run": "memory", "gateway": subject.name, "idle MB": subject.idle_mb})
+    found += [{"run": "memory", "gateway": one.name, "idle MB": one.idle_mb} for one in subjects[1:]]
     return found
 
 
@@ -227,10 +233,16 @@ async def main() -> None:
         raise SystemExit("this needs two cores: one for the gateway, one for its clients")
     with tempfile.TemporaryDirectory() as folder:
         pin(0, 1)
-        subjects, skipped = await measure(given, Path(folder))
-    for reason in skipped:
+        field = Field(Path(folder), given.only.split(",") if given.only else None)
+        try:
+            await field.start()
+            for _ in range(1 if given.quick else 5):
+                await field.round(1.0 if given.quick else 2.0, 5.0 if given.quick else 8.0)
+        finally:
+            await field.close()
+    for reason in field.skipped:
         sys.stderr.write(f"skipped: {reason}\n")
-    report("relay", rows(subjects), goals(subjects), as_json=given.json)
+    report("relay", rows(field.subjects), goals(field.subjects), as_json=given.json)
 
 
 if __name__ == "__main__":

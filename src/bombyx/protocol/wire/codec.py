@@ -32,15 +32,17 @@ class Message:
 
     def encode(self) -> bytes:
         """The canonical bytes."""
-        return encoder(type(self))(self)
+        kind: Any = type(self)  # Any: mypy does not see a class as hashable
+        return encoder(kind)(self)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Read canonical bytes. Raises `MalformedMessage` for anything else."""
         if len(data) > cls.MAX_SIZE:
             raise MalformedMessage(f"{cls.__name__} of {len(data)} bytes, at most {cls.MAX_SIZE}", rule="WIRE-2")
-        message: Self = reader(cls)(_loads(cls.__name__, data))
-        if encoder(cls)(message) != data:
+        kind: Any = cls
+        message: Self = reader(kind)(_loads(cls.__name__, data))
+        if encoder(kind)(message) != data:
             raise MalformedMessage(f"{cls.__name__} is not in its canonical encoding", rule="WIRE-1")
         return message
 

@@ -32,9 +32,9 @@ _NULL, _FALSE, _TRUE = b"\xf6", b"\xf4", b"\xf5"
 
 
 @functools.cache
-def encoder(cls: type) -> Encoder:
+def encoder(cls: Any) -> Encoder:
     """A function from a message of this class to its canonical bytes."""
-    front = _head(_TAG, cls.TAG) + _head(_MAP, len(hints := _fields(cls)))  # type: ignore[attr-defined]
+    front = _head(_TAG, cls.TAG) + _head(_MAP, len(hints := _fields(cls)))
     known: dict[str, Any] = {"join": b"".join, "front": front}
     parts = ["front"]
     for place, name in enumerate(sorted(hints, key=_text)):  # RFC 8949 section 4.2.1: by their encoded bytes
@@ -45,7 +45,7 @@ def encoder(cls: type) -> Encoder:
 
 
 @functools.cache
-def reader(cls: type) -> Reader:
+def reader(cls: Any) -> Reader:
     """A function from what `cbor2` read to a message of this class. Raises `MalformedMessage`."""
     known: dict[str, Any] = {"make": cls}
     given = []
@@ -53,7 +53,7 @@ def reader(cls: type) -> Reader:
         known[f"read{place}"] = _reader_of(hint)
         given.append(f"{name}=read{place}(b[{name!r}])")
     build = _compiled(f"lambda b: make({', '.join(given)})", known)
-    tag, count, title = cls.TAG, len(given), cls.__name__  # type: ignore[attr-defined]
+    tag, count, title = cls.TAG, len(given), cls.__name__
 
     def read(value: Any) -> Any:
         if type(value) is not cbor2.CBORTag or value.tag != tag:
@@ -177,14 +177,14 @@ def _reader_of(hint: Any) -> Reader:
         return _read_number
     if issubclass(hint, Sized):
         return _reader_of_sized(hint)
-    base = next(base for base in _WRITERS if issubclass(hint, base))
-    return functools.partial(_read_exact, base, None if hint is base else hint)
+    plain = next(base for base in _WRITERS if issubclass(hint, base))
+    return functools.partial(_read_exact, plain, None if hint is plain else hint)
 
 
 def _read_exact(base: type, make: Callable[[Any], Any] | None, value: Any) -> Any:
     if type(value) is not base:
         raise MalformedMessage(f"expected {base.__name__}, got {type(value).__name__}", rule="WIRE-3")
-    if base is int and value < 0:
+    if isinstance(value, int) and value < 0:
         raise MalformedMessage("negative numbers have no place on the wire", rule="WIRE-3")
     return value if make is None else make(value)
 

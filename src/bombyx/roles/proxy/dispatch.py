@@ -224,14 +224,17 @@ class Dispatcher:
         times = self._settings.timings
         loop = asyncio.get_running_loop()
         left = (job.meta.deadline - self._clock.now()) / 1000
-        hung = DeadlineExceeded(f"no frame within {min(left, times.first_frame):.1f} s", rule="LINK-4")
-        timer = loop.call_later(max(0.0, min(left, times.first_frame)), stream.give_up, hung)
+        patience = min(left, times.first_frame)
+
+        def hung() -> None:
+            stream.give_up(DeadlineExceeded(f"no frame within {patience:.1f} s", rule="LINK-4"))
 
         def gone() -> None:
             stream.cancel()
             left_alone = StreamTruncated("the client went", peer=Peer.CLIENT, rule="LINK-4")
             loop.call_later(times.cancel_grace, stream.give_up, left_alone)
 
+        timer = loop.call_later(max(0.0, patience), hung)
         job.exchange.on_disconnect = gone
         job.exchange.on_resume = stream.grant
         if job.exchange.disconnected:
@@ -263,15 +266,15 @@ class Dispatcher:
         except BombyxError:
             job.exchange.abort()  # nothing is said to be booked that may not be
             raise
-        self._say_end(job, failure, settlement)
+        self._say_end(job, stream, failure, settlement)
         self._outcomes.describe(job, chosen, stream, view, failure, settlement)
 
     async def _end_of(self, job: Job, stream: Stream) -> BombyxError | None:
         loop = asyncio.get_running_loop()
-        late = DeadlineExceeded("the request's deadline has passed", rule="LINK-4")
 
         def too_late() -> None:
             stream.cancel()
+            late = DeadlineExceeded("the request's deadline has passed", rule="LINK-4")
             loop.call_later(self._settings.timings.cancel_grace, stream.give_up, late)
 
         timer = loop.call_later(max(0.0, (job.meta.deadline - self._clock.now()) / 1000), too_late)
@@ -279,10 +282,10 @@ class Dispatcher:
         timer.cancel()
         return failure
 
-    def _say_end(self, job: Job, failure: BombyxError | None, settlement: Settlement) -> None:
+    def _say_end(self, job: Job, stream: Stream, failure: BombyxError | None, settlement: Settlement) -> None:
         """END says what was booked. After a failure a HINT says why; the missing final frame is what proves it."""
         hint = b"" if failure is None else write_record(Record.HINT, json.dumps(failure.as_dict()).encode())
-        job.exchange.end(hint + write_record(Record.END, settlement.encode()))
+        job.exchange.end(stream.rest() + hint + write_record(Record.END, settlement.encode()))
 
     def _watch(self, job: Job) -> Callable[[str, bytes], None] | None:
         observer, request_id = self._observer, job.meta.request_id

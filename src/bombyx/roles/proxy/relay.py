@@ -56,7 +56,9 @@ class Stream:
         "_on_receipt",
         "_out",
         "_owed",
+        "_rest",
         "_window",
+        "_written",
         "bytes",
         "chain",
         "ended",
@@ -94,6 +96,8 @@ class Stream:
         self._exchange = exchange
         self._head = _head_record(candidate)
         self._out: list[bytes] = []
+        self._rest: list[bytes] = []
+        self._written = False
         self._window = self._credit = window
         self._owed = 0
         self._on_receipt = on_receipt
@@ -118,7 +122,6 @@ class Stream:
             self.observer("frame", payload)
         if not self.opened.done():
             self.opened.set_result(None)
-            self._exchange.start(200, HEADERS)
             self._out.append(self._head)
         self._out.append(_data_prefix(size))
         self._out.append(payload)
@@ -140,10 +143,20 @@ class Stream:
         if self.trail.final is None:
             self._fail(StreamTruncated("the worker ended without a final receipt", peer=Peer.WORKER, rule="RCT-8"))
             return
-        self.flush()
         if not self.opened.done():
             self.opened.set_result(EngineUnavailable("the worker delivered nothing", rule="LINK-4"))
+        if self._written:
+            self.flush()
+        else:  # the whole answer in one message: it leaves together with its END, in one system call
+            self._rest, self._out = self._out, []
         self._end(None)
+
+    def rest(self) -> bytes:
+        """What of a short answer was kept back for its END."""
+        rest, self._rest = b"".join(self._rest), []
+        if rest:
+            self._exchange.start(200, HEADERS)
+        return rest
 
     def on_refuse(self, payload: bytes) -> None:
         try:
@@ -166,6 +179,9 @@ class Stream:
         """Write what has gathered, and give the worker new credit for what the client takes."""
         self.touched = False
         if self._out:
+            if not self._written:
+                self._written = True
+                self._exchange.start(200, HEADERS)
             self._exchange.write(b"".join(self._out))
             self._out.clear()
         if self._owed * 2 >= self._window and not self._exchange.paused:
