@@ -8,6 +8,7 @@ the cost of a gateway is its own processor time, not how fast this process can a
 from __future__ import annotations
 
 import asyncio
+import functools
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -145,7 +146,7 @@ class Load:
             asker = Asker(self)
             self._open.add(asker)
             everybody.append(asker)
-            await aiofastnet.create_connection(loop, lambda asker=asker: asker, "127.0.0.1", port, ssl=context)
+            await aiofastnet.create_connection(loop, functools.partial(_same, asker), "127.0.0.1", port, ssl=context)
         began, cpu_before = time.perf_counter(), cpu()  # handshakes are not what is measured
         for place, asker in enumerate(everybody):
             # paced streams begin one after the other: their steady course is measured, not a stampede
@@ -159,6 +160,10 @@ class Load:
 
     def _stop(self) -> None:
         self._stopping = True
+
+
+def _same(asker: Asker) -> Asker:
+    return asker
 
 
 def client_context() -> ssl.SSLContext:

@@ -80,6 +80,10 @@ def _compiled(source: str, known: dict[str, Any]) -> Any:
     return eval(compile(source, "<message>", "eval"), known)  # noqa: S307 - our own field names and nothing else
 
 
+def _of_message(make: Any, cls: Any) -> Any:
+    return make(cls)  # mypy does not see a class as hashable
+
+
 def _fields(cls: Any) -> dict[str, Any]:
     """The type of each field, by name."""
     hints = get_type_hints(cls)
@@ -113,10 +117,11 @@ def _encoder_of(hint: Any) -> Encoder:
     if origin in (Union, types.UnionType):
         return functools.partial(_optional, _encoder_of(_inner(hint)))
     if dataclasses.is_dataclass(hint):
-        return encoder(hint)
+        written: Encoder = _of_message(encoder, hint)
+        return written
     if issubclass(hint, enum.Enum):
-        written = _text if issubclass(hint, str) else _number
-        return {member: written(member.value) for member in hint}.__getitem__
+        as_value = _text if issubclass(hint, str) else _number
+        return {member: as_value(member.value) for member in hint}.__getitem__
     return _WRITERS[next(base for base in _WRITERS if issubclass(hint, base))]
 
 
@@ -169,7 +174,8 @@ def _reader_of(hint: Any) -> Reader:
     if origin in (Union, types.UnionType):
         return functools.partial(_read_optional, _reader_of(_inner(hint)))
     if dataclasses.is_dataclass(hint):
-        return reader(hint)
+        read: Reader = _of_message(reader, hint)
+        return read
     if issubclass(hint, enum.Enum):
         base = str if issubclass(hint, str) else int
         return functools.partial(_read_member, base, {member.value: member for member in hint})
