@@ -103,6 +103,7 @@ class WorkerConfig:
     )
     model: str = _setting("", "model name offered; empty: what the engine calls it")
     model_file: str = _setting("", "GGUF file for the embedded engine; empty: the packaged model")
+    pccs: str = _setting("", "URL of the PCCS that endorses this hardware; empty: Intel's own service")
     hardware: str = _setting("cpu", "hardware class offered: cpu, gpu, h100")
     price_input: int = _setting(200_000, "token base units per million input units", least=0)
     price_cached: int = _setting(20_000, "token base units per million cached input units", least=0)

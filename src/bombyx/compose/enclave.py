@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
+
+import aiohttp
 
 from bombyx.adapters.clock import SystemClock
 from bombyx.adapters.configfs_tsm import ConfigfsEnclave
 from bombyx.adapters.dstack import DstackEnclave
+from bombyx.adapters.endorsements import CachedEndorsements
+from bombyx.adapters.endorsements_http import AmdEndorsements, AnyEndorsements, Fetcher, IntelEndorsements
 from bombyx.adapters.entropy import SystemEntropy
 from bombyx.adapters.simulator import SimulatedEnclave, SimulatedEndorsements, SimulatedPlatform
 from bombyx.adapters.tappd import TappdEnclave
@@ -36,8 +41,8 @@ class Device:
     shown_as: str  # for people; the trust class is what a verifier computes
 
 
-def enclave_device(config: WorkerConfig, network: NetworkDescriptor) -> Device:
-    """Raises `ConfigError` when this machine has no such device."""
+def enclave_device(config: WorkerConfig, network: NetworkDescriptor, vendor: EndorsementSource | None = None) -> Device:
+    """Raises `ConfigError` when this machine has no such device. `vendor`: who endorses real hardware."""
     kind, entropy = _kind(config.enclave), SystemEntropy()
     platform = SimulatedPlatform.load(network.simulated) if network.simulated is not None else None
     endorser = SimulatedEndorsements(platform=platform, clock=SystemClock()) if platform is not None else None
@@ -51,7 +56,16 @@ def enclave_device(config: WorkerConfig, network: NetworkDescriptor) -> Device:
         device = ConfigfsEnclave(entropy)
         return Device(source=device, endorser=endorser or device, shown_as=shown_as)
     agent = (DstackEnclave if kind is Kind.DSTACK else TappdEnclave)(config.enclave_endpoint)
-    return Device(source=agent, endorser=endorser, shown_as=shown_as)
+    return Device(source=agent, endorser=endorser or vendor, shown_as=shown_as)
+
+
+def vendor_endorsements(http: aiohttp.ClientSession, pccs: str, folder: Path) -> EndorsementSource:
+    """Intel's and AMD's services, asked once per platform until what they said expires."""
+    fetcher = Fetcher(http)
+    intel = IntelEndorsements(fetcher)
+    if pccs:  # a PCCS caches the root's list as well, so a worker needs to reach nobody else
+        intel = IntelEndorsements(fetcher, pccs, f"{pccs.rstrip('/')}/sgx/certification/v4/rootcacrl")
+    return CachedEndorsements(AnyEndorsements(intel, AmdEndorsements(fetcher)), folder, SystemClock())
 
 
 def _kind(name: str) -> Kind:

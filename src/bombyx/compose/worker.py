@@ -7,6 +7,8 @@ import asyncio
 import ssl
 from pathlib import Path
 
+import aiohttp
+
 from bombyx.adapters.clock import SystemClock
 from bombyx.adapters.engine_dialect import Dialect
 from bombyx.adapters.engine_embedded import PACKAGE, VERSION, EmbeddedEngine, EmbeddedOptions
@@ -17,7 +19,7 @@ from bombyx.adapters.sqlite import SqliteStore
 from bombyx.adapters.state_folder import StateFolder
 from bombyx.adapters.token_gaps import TokenIndex
 from bombyx.adapters.websocket import WebSocketDialer
-from bombyx.compose.enclave import enclave_device
+from bombyx.compose.enclave import enclave_device, vendor_endorsements
 from bombyx.compose.service import Service, fund, open_ledger
 from bombyx.config import NetworkDescriptor, WorkerConfig
 from bombyx.errors import ConfigError
@@ -54,7 +56,9 @@ async def start(config: WorkerConfig, network: NetworkDescriptor, state: Path) -
     model = await _model(config)
     service.stack.push_async_callback(model.engine.close)
     await fund(ledger, operator.address, DEV_FUNDS)
-    device = enclave_device(config, network)
+    http = await service.stack.enter_async_context(aiohttp.ClientSession())
+    vendor = vendor_endorsements(http, config.pccs, state / "endorsements")
+    device = enclave_device(config, network, vendor)
     worker = Worker(
         _settings(config, network, model),
         WorkerPorts(

@@ -132,6 +132,7 @@ async def running() -> AsyncIterator[Services]:
     """The services on a loopback port of their own."""
     services = Services()
     app = web.Application(client_max_size=4 << 20)
+    app.router.add_get("/sgx/certification/v4/rootcacrl", services.answered(services.root_crl))
     app.router.add_get("/{kind:(tdx|sgx)}/certification/v4/{what:.+}", services.answered(services.intel))
     app.router.add_get("/root.crl", services.answered(services.root_crl))
     app.router.add_get("/vcek/v1/{family}/{what}", services.answered(services.amd))

@@ -22,6 +22,7 @@ from bombyx.adapters.evidence_http import Capture, with_nonce
 from bombyx.adapters.simulator import SimulatedEnclave, sgx
 from bombyx.adapters.simulator.snp import SnpGuest
 from bombyx.cli.app import app
+from bombyx.compose.enclave import vendor_endorsements
 from bombyx.errors import BombyxError, LocalError, MalformedMessage, Unavailable
 from bombyx.protocol.attest import Report, Verdict, examine, policy_to_toml, recognise
 
@@ -100,6 +101,15 @@ async def test_a_cache_asks_once_and_again_before_they_expire(
     late = CachedEndorsements(source, tmp_path, FixedClock(expires(first)))
     await late.endorsements(QUOTE)
     assert len(services.asked) > count
+
+
+async def test_a_worker_on_real_hardware_carries_what_its_pccs_says(
+    services: Services, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """ATT-11: what `compose` gives a worker that no simulator stands behind; a second quote asks nobody."""
+    vendor = vendor_endorsements(session, services.url, tmp_path)
+    assert orjson.loads(await vendor.endorsements(QUOTE)) == orjson.loads(ENDORSEMENTS)
+    assert any(asked.startswith("/sgx/certification/v4/rootcacrl") for asked in services.asked)
 
 
 def test_snp_endorsements_are_kept_by_chip_and_level() -> None:
