@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 from bombyx.protocol.pay.view import ChannelView as ChannelView
 from bombyx.protocol.pay.view import Claim as Claim
+from bombyx.protocol.pay.x402 import Deposit
 from bombyx.protocol.primitives import Address, Amount, Digest, Instant
 from bombyx.protocol.wire.channel import ChannelConfig
 from bombyx.protocol.wire.evidence import BlockHeader
@@ -185,6 +186,27 @@ class Ledger(Protocol):
     async def operators(self, role: OperatorRole) -> tuple[Operator, ...]: ...
 
     async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DepositTerms:
+    """What a payer must know to sign a deposit that others carry: the collector, and the token's EIP-712 domain."""
+
+    collector: Address
+    token_name: str
+    token_version: str
+
+
+class Carrier(Protocol):
+    """Takes deposits to the chain for payers without gas (ERC-3009).
+
+    - `carry` must return once the deposit is final for our purposes, as `Ledger.deposit` does; `signer` pays the gas.
+    - A deposit the chain refuses must cost no gas where that can be told beforehand, and raise `PaymentError`.
+    """
+
+    async def terms(self) -> DepositTerms: ...
+
+    async def carry(self, config: ChannelConfig, deposit: Deposit, *, signer: SigningKey) -> Digest: ...
 
 
 # --- enclave ---------------------------------------------------------------------------------------------------------

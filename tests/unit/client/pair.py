@@ -512,10 +512,12 @@ def make_client(pair: Pair, settings: ClientSettings, *, proxies: Sequence[Proxy
     )
 
 
-async def make_pair(*, workers: int = 3, funds: int = 10**9, **changes: Any) -> Pair:
+async def make_pair(
+    *, workers: int = 3, funds: int = 10**9, ledger: MemoryLedger | None = None, **changes: Any
+) -> Pair:
     """Everything started, nothing asked yet."""
     platform = SimulatedPlatform.create(seed=b"client tests, one platform", now=CLOCK.now())
-    ledger = MemoryLedger(CLOCK)
+    ledger = ledger or MemoryLedger(CLOCK)  # or another that has a faucet
     made = [Worker(platform, ledger) for _ in range(workers)]
     for worker in made:
         await worker.boot_up()

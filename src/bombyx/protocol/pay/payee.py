@@ -122,7 +122,7 @@ class PayeeBook:
         channel = config.channel_id(self.domain)
         if channel in self._channels:
             return channel
-        self._check_config(config)
+        self.check_config(config)
         self._channels[channel] = PayeeChannel(config=config, id=channel, claimed=view.total_claimed)
         if view.total_claimed:  # claimed before this book began: those charges are ours and done
             self._channels[channel] = PayeeChannel(
@@ -134,7 +134,8 @@ class PayeeBook:
         self._save(self._channels[channel])
         return channel
 
-    def _check_config(self, config: ChannelConfig) -> None:
+    def check_config(self, config: ChannelConfig) -> None:
+        """Whether channels of this config suit our terms (PAY-2). Needs no chain."""
         terms = self.terms
         if (config.receiver, config.receiver_authorizer) != (terms.receiver, terms.receiver_authorizer):
             raise PaymentError("the channel pays somebody else", peer=self._payer, rule="PAY-2")

@@ -114,6 +114,18 @@ class Candidates:
             raise _nobody(model, reasons)
         return chosen
 
+    async def preview(self, view: View, model: Model) -> tuple[Candidate, ...]:
+        """Whom a request sent now would go to, at the most: for a price. Nothing is counted as drawn."""
+        offers = {o.operator: o for o in view.report.fit if model.digest in o.models}
+        pool = self._pool(view, model)
+        ranking = self._ranking(pool, offers, model)
+        k = self._settings.k
+        await self._appraise_ahead(ranking[:k], offers, view)
+        chosen, _, reasons = await self._walk(ranking, offers, view, model, pool, k)
+        if not chosen:
+            raise _nobody(model, reasons)
+        return chosen
+
     async def again(self, candidate: Candidate, view: View, model: Model) -> Candidate:
         """The same worker with its new keys, after it said it no longer holds those we sealed to."""
         self._evidence.forget(candidate.offer)

@@ -172,11 +172,19 @@ class Client:
             await asyncio.wait(set(self._running), timeout=GRACE_SECONDS)
 
     async def request(
-        self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        *,
+        request_id: RequestId | None = None,
+        ceiling: int | None = None,
     ) -> ClientResponse:
         """Serve one OpenAI request. Never raises for what went wrong on the way: that is an OpenAI-shaped error answer.
 
-        `headers` are not passed on: a worker must not learn the application's keys or name.
+        `headers` are not passed on: a worker must not learn the application's keys or name. `request_id`: a fresh
+        random one, where the caller must know it beforehand. `ceiling`: no more than this is authorised for it.
         """
         try:
             path, _, query = path.partition("?")
@@ -186,11 +194,26 @@ class Client:
                 return await self._models(method, path)
             if method != "POST" and path in SERVED:
                 raise BadRequest(f"{path} takes POST", status=405, rule="CLI-1", code="method_not_allowed")
-            settings = self.settings
-            asked = read_asked(path, body, default_output=settings.default_output, max_body=settings.max_body)
+            asked = self._asked(path, body)
         except BombyxError as error:
             return failure(error, sent=False)
-        return await self._blind(asked, body)
+        journey = Journey(request_id=request_id or RequestId(self._randomness.bytes(16)), ceiling=ceiling)
+        return await self._blind(asked, body, journey)
+
+    async def quote(self, path: str, body: bytes) -> int:
+        """The most this request would be authorised for at the first proxy that answers. Raises what is wrong."""
+        asked = self._asked(path, body)
+        if self._sender is None:
+            raise Unavailable("the client is not started", rule="CLI-1")
+        return await self._sender.quote(await self.view(), asked)
+
+    async def paid_for(self, request_id: RequestId) -> int:
+        """What the answer to an earlier request cost us, by its kept receipt; 0 where none was kept."""
+        try:
+            _, kept = await self.book.get(request_id.hex())
+        except BadRequest:
+            return 0
+        return kept.paid
 
     async def models(self) -> tuple[Model, ...]:
         """Every model somebody registered offers at the first proxy that answers."""
@@ -245,8 +268,11 @@ class Client:
 
     # --- within ---
 
-    async def _blind(self, asked: Asked, body: bytes) -> ClientResponse:
-        journey = Journey(request_id=RequestId(self._randomness.bytes(16)))
+    def _asked(self, path: str, body: bytes) -> Asked:
+        settings = self.settings
+        return read_asked(path, body, default_output=settings.default_output, max_body=settings.max_body)
+
+    async def _blind(self, asked: Asked, body: bytes, journey: Journey) -> ClientResponse:
         try:
             async with asyncio.timeout(self.settings.deadline_seconds + GRACE_SECONDS):
                 sent = await self._send(asked, body, journey)

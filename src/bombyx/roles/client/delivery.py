@@ -85,6 +85,7 @@ class Delivery:
         self._pipe = Pipe(QUEUE)
         self._held = 0  # bytes of an answer that is not streamed
         self._error: BombyxError | None = None
+        self._receipted = asyncio.Event()  # a receipt came, or the end
         self._head: asyncio.Future[Head] = asyncio.get_running_loop().create_future()
         self.task = asyncio.create_task(self._run())
 
@@ -121,6 +122,20 @@ class Delivery:
             self.task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.shield(self.task)
+
+    def stop_reading(self) -> None:
+        """Nobody reads the body any more: it ends at once for who waits for it; the answer runs on."""
+        self._pipe.leave()
+
+    async def leave(self, seconds: float) -> None:
+        """The application is gone, but what it took shall be billed: read on to the next receipt, then cancel."""
+        self._pipe.leave()
+        self._receipted.clear()
+        if not self.task.done():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._receipted.wait()
+        await self.aclose()
 
     # --- the task ---
 
@@ -177,6 +192,8 @@ class Delivery:
         self._desk.wallet.confirm(self._proxy, self._payment)
 
     def _agree_so_far(self, known: int) -> None:
+        if len(self._answer.receipts) > known:
+            self._receipted.set()
         request_id = self._terms.sealed.meta.request_id
         for signed in self._answer.receipts[known:]:
             if signed.receipt.kind is Kind.CHECKPOINT:
@@ -283,6 +300,7 @@ class Delivery:
             self._head.set_exception(StreamTruncated("no answer came", peer=Peer.PROXY, rule="SEAL-7"))
             self._head.exception()
         self._pipe.end()
+        self._receipted.set()
 
 
 def _outcome(verdict: Verdict) -> str:

@@ -6,6 +6,7 @@ Always: `body` ends when the checks have ended; `finished()` raises the check th
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -39,6 +40,13 @@ class ClientResponse:
             return Finished(kept=None)
         return await self.delivery.finished()
 
+    async def paid(self) -> int:
+        """What the answer cost us, commission included, however it ended. 0 for what was not let through."""
+        if self.delivery is None:
+            return 0
+        kept = (await asyncio.shield(self.delivery.task)).kept
+        return kept.paid if kept else 0
+
     async def receipt(self) -> dict[str, Any] | None:
         """The receipt's summary, after the end; None for answers made here (`/v1/models`)."""
         finished = await self.finished()
@@ -53,6 +61,16 @@ class ClientResponse:
     async def read(self) -> bytes:
         """The whole body."""
         return b"".join([piece async for piece in self.body])
+
+    def stop_reading(self) -> None:
+        """The body ends here for its reader; the answer runs on."""
+        if self.delivery is not None:
+            self.delivery.stop_reading()
+
+    async def leave(self, seconds: float) -> None:
+        """Cancel the request after its next receipt, so that what was delivered is billed; within `seconds`."""
+        if self.delivery is not None:
+            await self.delivery.leave(seconds)
 
     async def aclose(self) -> None:
         """Done reading. Before a stream's `[DONE]` this cancels the request."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -61,6 +62,7 @@ class Journey:
 
     request_id: RequestId
     posted: bool = False
+    ceiling: int | None = None  # base units; more than this is not authorised
 
 
 class Sender:
@@ -106,6 +108,13 @@ class Sender:
                 rule="PAY-13",
             )
 
+    async def quote(self, view: View, asked: Asked) -> int:
+        """The most that a request like this would be authorised for, sent now."""
+        self._check_commission(view)
+        model = await self._network.resolve(asked.model, view)
+        candidates = await self._desk.candidates.preview(view, model)
+        return _cap(self._meta(view, model, candidates, asked, RequestId.zero()), candidates)
+
     async def _again(self, candidates: tuple[Candidate, ...], view: View, model: Model) -> tuple[Candidate, ...]:
         """The same workers under their new keys; those that are gone are not replaced."""
         found: list[Candidate] = []
@@ -134,7 +143,7 @@ class Sender:
         regranted = resent = False
         while True:
             # A proxy that restarted has a new key, too: look it up again.
-            payment = await self._pay(view, terms, fresh=regranted)
+            payment = await self._pay(view, terms, journey, fresh=regranted)
             try:
                 response = await self._post(view, terms.sealed, payment, journey)
             except Unavailable as error:
@@ -232,12 +241,11 @@ class Sender:
         if isinstance(charged, int) and isinstance(reserved, int):
             await self._desk.wallet.conclude(view.line.address, charged=charged, reserved=reserved)
 
-    async def _pay(self, view: View, terms: Terms, *, fresh: bool) -> Payment:
+    async def _pay(self, view: View, terms: Terms, journey: Journey, *, fresh: bool) -> Payment:
         meta = terms.sealed.meta
-        cap = max(
-            int(cap_for(c.sheet, meta.model, meta.max_input, meta.max_output, meta.commission_bps))
-            for c in terms.candidates.values()
-        )
+        cap = _cap(meta, terms.candidates.values())
+        if journey.ceiling is not None and cap > journey.ceiling:
+            raise Unavailable(f"it may cost {cap} by now, {journey.ceiling} is allowed", retry_after=1.0, rule="CLI-4")
         proxy = await self._network.proxy(view.line, fresh=fresh)
         return await self._desk.wallet.pay(
             proxy,
@@ -258,6 +266,13 @@ class Sender:
         except (BombyxError, asyncio.CancelledError):
             await self._desk.wallet.leave(view.line.address, sealed.meta.request_id)
             raise
+
+
+def _cap(meta: Meta, candidates: Iterable[Candidate]) -> int:
+    """What whichever of them answers may charge, with the proxy's commission."""
+    return max(
+        int(cap_for(c.sheet, meta.model, meta.max_input, meta.max_output, meta.commission_bps)) for c in candidates
+    )
 
 
 async def _refusal(response: ProxyResponse) -> tuple[BombyxError, str | None]:

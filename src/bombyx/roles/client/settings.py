@@ -68,3 +68,21 @@ class ClientSettings:
     def frame(self) -> int:
         """Bytes of one sealed frame."""
         return self.frame_size or DEFAULT_FRAME[self.shape]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaidSettings:
+    """What a client that sells answers to strangers is told besides. Amounts in token base units, times in seconds."""
+
+    url: str = ""  # where strangers reach it; stands in every 402
+    margin_bps: int = 1_000  # on what an answer costs us, in 1/10 000
+    min_deposit: int = 1_000_000  # a smaller one is not carried to the chain: each costs us gas
+    withdraw_delay: int = 86_400  # of channels to us
+    claim_threshold: int = 1_000_000
+    claim_seconds: float = 300.0  # between looks at what is to be claimed
+    claim_age: int = 86_400
+    view_seconds: float = 15.0  # how old the chain's view of a channel may be
+    max_open: int = 64  # answers under way
+    lookups: int = 8  # channels looked up, and deposits carried, at once
+    rate: float = 20.0  # requests per second of one address, with a burst of two seconds' worth
+    linger_seconds: float = 10.0  # how long an answer that was left runs on, for a receipt of what was delivered

@@ -21,17 +21,11 @@ CSP: Final = "default-src 'none'; style-src 'unsafe-inline'"
 
 async def verification(client: Client) -> dict[str, Any]:
     """Everything, as one JSON value."""
-    appraisals = [_appraisal(entry) for entry in reversed(client.evidence.all())]
-    classes = sorted({str(a["trust_class"]) for a in appraisals if a["trust_class"]})
     receipts = [summary(kept) for kept in await client.book.newest(RECEIPTS)]
     return {
-        "trust_classes": classes,
-        "warning": SIMULATED if "simulated" in classes else None,
+        **checked(client),
         "alarms": client.watch.as_rows(),
-        "proxies": [_proxy(client, view) for view in client.network.known_views()],
-        "appraisals": appraisals,
         "candidates": client.tally.as_rows(),
-        "distrusted": client.distrusted,
         "budget": {"limit": client.settings.budget, "used": client.wallet.spent},
         "channels": [
             {
@@ -46,6 +40,19 @@ async def verification(client: Client) -> dict[str, Any]:
             for channel in client.wallet.channels()
         ],
         "receipts": receipts,
+    }
+
+
+def checked(client: Client) -> dict[str, Any]:
+    """The part of it that is nobody's business in particular: what may be shown to strangers."""
+    appraisals = [_appraisal(entry) for entry in reversed(client.evidence.all())]
+    classes = sorted({str(a["trust_class"]) for a in appraisals if a["trust_class"]})
+    return {
+        "trust_classes": classes,
+        "warning": SIMULATED if "simulated" in classes else None,
+        "proxies": [_proxy(client, view) for view in client.network.known_views()],
+        "appraisals": appraisals,
+        "distrusted": client.distrusted,
     }
 
 
@@ -76,24 +83,31 @@ def _proxy(client: Client, view: Any) -> dict[str, Any]:
     }
 
 
+_TABLES: Final = (
+    (
+        "Receipts",
+        "receipts",
+        ("request_id", "trust_class", "outcome", "output_units", "charge", "paid", "text", "fault"),
+    ),
+    ("Candidates drawn", "candidates", ("operator", "drawn", "absent", "offered", "answered", "failed")),
+    ("Proxies", "proxies", ("address", "url", "commission_bps", "listed", "invented", "hidden")),
+    ("Channels", "channels", ("proxy", "agreed", "ceiling", "in_flight", "worst_loss", "frozen")),
+)
+
+
 def page(value: dict[str, Any]) -> bytes:
     """The same for people."""
     parts = [_HEAD, "<h1>What this client checked</h1>"]
-    if value["warning"]:
-        parts.append(f"<p class=warn>{_e(value['warning'])}</p>")
-    parts += [f"<p class=warn>{_e(a['proxy'])} {_e(a['kind'])}: it {_e(a['text'])}</p>" for a in value["alarms"]]
+    parts += [f"<p class=warn>{_e(value[name])}</p>" for name in ("hop", "warning") if value.get(name)]
+    alarms = value.get("alarms", ())
+    parts += [f"<p class=warn>{_e(a['proxy'])} {_e(a['kind'])}: it {_e(a['text'])}</p>" for a in alarms]
     parts.append("<h2>Workers appraised</h2>")
     parts += [_worker(entry) for entry in value["appraisals"]] or ["<p>None yet: ask something first.</p>"]
-    parts.append("<h2>Receipts</h2>")
-    columns = ("request_id", "trust_class", "outcome", "output_units", "charge", "paid", "text", "fault")
-    parts.append(_table(columns, value["receipts"]))
-    parts.append("<h2>Candidates drawn</h2>")
-    parts.append(_table(("operator", "drawn", "absent", "offered", "answered", "failed"), value["candidates"]))
-    parts.append("<h2>Proxies</h2>")
-    parts.append(_table(("address", "url", "commission_bps", "listed", "invented", "hidden"), value["proxies"]))
-    parts.append("<h2>Channels</h2>")
-    parts.append(f"<p>{_e(value['budget']['used'])} of a budget of {_e(value['budget']['limit'])} is used.</p>")
-    parts.append(_table(("proxy", "agreed", "ceiling", "in_flight", "worst_loss", "frozen"), value["channels"]))
+    for title, name, columns in _TABLES:
+        if name in value:
+            parts += [f"<h2>{title}</h2>", _table(columns, value[name])]
+    if budget := value.get("budget"):
+        parts.append(f"<p>{_e(budget['used'])} of a budget of {_e(budget['limit'])} is used.</p>")
     parts.append("<p><a href='/verification?format=json'>the same as JSON</a></p>")
     return "".join(parts).encode()
 
