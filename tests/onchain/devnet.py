@@ -23,9 +23,12 @@ QUICK = Patience(poll=0.01)
 
 
 class MiningRpc(Rpc):
-    """Every transaction is in a block by the time the node's answer is back."""
+    """Every transaction is in a block by the time the node's answer is back. Counts what it was asked."""
+
+    calls = 0
 
     async def call(self, method: str, *params: Any) -> Any:
+        self.calls += 1
         result = await super().call(method, *params)
         if method == "eth_sendRawTransaction":
             await super().call("evm_mine")

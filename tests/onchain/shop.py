@@ -106,7 +106,7 @@ async def open_shop(settings: PaidSettings | None = None, **changes: Any) -> Asy
         ledger = ledger_on(rpc, book)
         pair = await make_pair(workers=1, ledger=ledger, **changes)  # type: ignore[arg-type]
         shop = Shop(node.url, ledger, pair, None)  # type: ignore[arg-type]
-        await shop.serve(pair.store, settings or PaidSettings(min_deposit=1, rate=10_000.0))
+        await shop.serve(pair.store, settings or PaidSettings(min_deposit=1_000, rate=10_000.0))
         try:
             yield shop
         finally:

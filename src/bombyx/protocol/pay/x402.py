@@ -32,6 +32,7 @@ REQUIRED: Final = "payment-required"  # header names, as servers of ours write t
 SIGNATURE: Final = "payment-signature"
 RESPONSE: Final = "payment-response"
 MAX_HEADER: Final = 16_384  # characters of base64; a deposit with its requirements takes about 4 000
+DEPOSIT_FACTOR: Final = 5  # requests of the same size a proposed deposit is good for
 MAX_SIGNATURE: Final = 1_024  # bytes; plain accounts sign with 65, the contract's bound is this one
 RECEIVE_TYPE: Final = type_hash(
     "ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,"
@@ -81,8 +82,8 @@ class Asking:
     def token_domain(self) -> Digest:
         return domain_separator(self.token_name, self.token_version, self.chain_id, self.token)
 
-    def deposit_for(self, amount: int) -> int:
-        """The least deposit we carry to the chain for a request of `amount`."""
+    def least_deposit(self, amount: int) -> int:
+        """What we carry to the chain for a request of `amount`, at least."""
         return max(self.min_deposit, amount)
 
     def requirements(self, amount: int) -> dict[str, Any]:
@@ -93,7 +94,7 @@ class Asking:
             "assetTransferMethod": "eip3009",
             "receiverAuthorizer": str(self.receiver_authorizer),
             "withdrawDelay": self.withdraw_delay,
-            "minDeposit": str(self.deposit_for(amount)),
+            "minDeposit": str(max(self.min_deposit, amount * DEPOSIT_FACTOR)),
         }
         if self.notice:
             extra["notice"] = self.notice
@@ -230,7 +231,7 @@ def check_deposit(presented: Presented, channel: Digest, asking: Asking, *, now:
     """Refuse an authorization that the token would refuse, before anyone pays gas for it (X402-4)."""
     deposit, config = presented.deposit, presented.config
     assert deposit is not None
-    least = asking.deposit_for(presented.amount)
+    least = asking.least_deposit(presented.amount)
     if deposit.amount < least:
         raise PaymentError(f"a deposit of {int(deposit.amount)}, at least {least}", peer=Peer.CLIENT, rule="X402-4")
     # A minute, for the transaction to be mined in.
