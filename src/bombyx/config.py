@@ -130,9 +130,30 @@ class WorkerConfig:
             )
 
 
-RoleConfig = ClientConfig | ProxyConfig | WorkerConfig
-C = TypeVar("C", ClientConfig, ProxyConfig, WorkerConfig)
-ROLES: Final[dict[str, type[RoleConfig]]] = {c.ROLE: c for c in (ClientConfig, ProxyConfig, WorkerConfig)}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SellConfig:
+    """A client that sells answers to strangers by x402; what it spends itself stands in `ClientConfig`."""
+
+    ROLE: ClassVar[str] = "sell"
+    host: str = _setting("127.0.0.1", "address to listen on")
+    port: int = _setting(10_402, "port to listen on; 0 takes a free one", least=0, most=65_535)
+    public_url: str = _setting("", "URL strangers reach it at; empty: made from host and port")
+    margin_bps: int = _setting(1_000, "on what an answer costs us, in 1/10 000", least=0, most=MAX_COMMISSION)
+    min_deposit: int = _setting(1_000_000, "base units; we pay the gas of every deposit", least=1)
+    withdraw_delay: int = _setting(86_400, "seconds, of channels to us", least=900, most=2_592_000)
+    claim_threshold: int = _setting(1_000_000, "base units owed on a channel before they are claimed", least=1)
+    claim_every: float = _setting(300.0, "seconds between looks at what is to be claimed", least=1, most=3_600)
+    max_open: int = _setting(64, "answers under way", least=1, most=10_000)
+    max_body: int = _setting(4 << 20, "bytes of one request", least=1_024, most=32 << 20)
+    rate: float = _setting(20.0, "requests per second of one address", least=0.01)
+
+    def check(self) -> None:
+        """Every bound stands alone but one, which the client's deadline decides (`compose/sell.py`)."""
+
+
+RoleConfig = ClientConfig | ProxyConfig | WorkerConfig | SellConfig
+C = TypeVar("C", ClientConfig, ProxyConfig, WorkerConfig, SellConfig)
+ROLES: Final[dict[str, type[RoleConfig]]] = {c.ROLE: c for c in (ClientConfig, ProxyConfig, WorkerConfig, SellConfig)}
 
 
 def load(kind: type[C], *, file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> C:

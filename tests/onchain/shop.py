@@ -25,8 +25,8 @@ from x402.mechanisms.evm.signers import EthAccountSigner, EthAccountSignerWithRP
 from bombyx.adapters.evm import EvmLedger
 from bombyx.adapters.evm.carrier import EvmCarrier
 from bombyx.adapters.http_server import HttpServer
-from bombyx.ports import Store
-from bombyx.protocol.primitives import Secret
+from bombyx.ports import ChannelView, Store
+from bombyx.protocol.primitives import Digest, Secret
 from bombyx.protocol.wire.signing import SigningKey
 from bombyx.roles.client.paid import NOTICE, PaidEndpoint
 from bombyx.roles.client.settings import PaidSettings
@@ -58,6 +58,12 @@ class Shop:
         key = SigningKey(Secret(bytes([number]) * 32))
         await self.ledger.faucet(key.address, funds)
         return key
+
+    async def seen(self, channel: Digest) -> ChannelView:
+        """The channel on chain, which must be there."""
+        view = await self.ledger.channel(channel)
+        assert view is not None
+        return view
 
     def client(self, key: SigningKey, *, reads_chain: bool = True) -> tuple[x402Client, Any]:
         """A stock x402 client, and its scheme (whose store a test may look into)."""

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 RULE = re.compile(
-    r"^\s*(?:#+\s+|[-*]\s+|\d+\.\s+|\|\s*)?(?:<a id=\"[^\"]*\"></a>\s*)?[*`\[]*([A-Z]{2,10}-\d+)\b", re.MULTILINE
+    r"^\s*(?:#+\s+|[-*]\s+|\d+\.\s+|\|\s*)?(?:<a id=\"[^\"]*\"></a>\s*)?[*`\[]*((?:X402|[A-Z]{2,10})-\d+)\b",
+    re.MULTILINE,
 )
-CITED = re.compile(r"\b([A-Z]{2,10}-\d+)\b")
-RANGE = re.compile(r"\b([A-Z]{2,10})-(\d+)\s*(?:\.\.|to|through)\s*(?:\1-)?(\d+)\b")
+CITED = re.compile(r"\b((?:X402|[A-Z]{2,10})-\d+)\b")
+RANGE = re.compile(r"\b(X402|[A-Z]{2,10})-(\d+)\s*(?:\.\.|to|through)\s*(?:\1-)?(\d+)\b")
 TEST_NAMED = re.compile(r"(?:(tests/[\w/.-]+\.py)(?:::))?\b(test_\w+)")
 
 

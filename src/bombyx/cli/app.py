@@ -25,6 +25,7 @@ from bombyx.cli.network import app as network_app
 from bombyx.cli.policy import app as policy_app
 from bombyx.cli.receipts import app as receipts_app
 from bombyx.cli.roles import client, devnet, proxy, worker
+from bombyx.cli.sell import sell
 from bombyx.cli.settings import app as config_app
 from bombyx.cli.up import up
 from bombyx.cli.verify import verify
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 app.command()(up)
 app.command()(client)
+app.command()(sell)
 app.command()(proxy)
 app.command()(worker)
 app.command()(devnet)

@@ -46,7 +46,7 @@ def client(
     """Run the client: an OpenAI endpoint on this machine that seals, checks and pays."""
     settings = load(ClientConfig, file=config, overrides={"host": host, "port": port, "shape": shape})
     where = state or state_home() / "client"
-    _run(
+    run(
         lambda: compose.start_endpoint(
             settings, NetworkDescriptor.load(network), where, expose=expose, ask=asking(passphrase_fd)
         ),
@@ -72,7 +72,7 @@ def proxy(
     given = {"host": host, "port": port, "commission_bps": commission_bps, "expose_views": expose_views}
     settings = load(ProxyConfig, file=config, overrides=given)
     where = state or state_home() / "proxy"
-    _run(
+    run(
         lambda: compose.start_proxy(settings, NetworkDescriptor.load(network), where),
         json=json or child,
         verbose=verbose,
@@ -103,7 +103,7 @@ def worker(
     settings = load(WorkerConfig, file=config, overrides=given)
     where = state or state_home() / "worker"
     del join
-    _run(
+    run(
         lambda: compose.start_worker(settings, NetworkDescriptor.load(network), where),
         json=json or child,
         verbose=verbose,
@@ -122,7 +122,7 @@ def devnet(
     """Run the development chain on loopback, our contracts on it, with money that is worth nothing."""
     if kind not in ("auto", "evm", "memory"):
         raise typer.BadParameter(f"{kind!r} is not evm, memory or auto")
-    _run(
+    run(
         lambda: compose.start_devnet(port, kind=kind, block_time=block_time),
         json=json or child,
         verbose=verbose,
@@ -130,7 +130,8 @@ def devnet(
     )
 
 
-def _run(start: Any, *, json: bool, verbose: bool, child: bool) -> None:
+def run(start: Any, *, json: bool, verbose: bool, child: bool) -> None:
+    """Start a role and stay until it is told to stop."""
     logging.basicConfig(
         level=logging.INFO if verbose or child else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",

@@ -14,7 +14,7 @@ from bombyx.adapters.clock import SystemClock
 from bombyx.adapters.entropy import SystemEntropy
 from bombyx.adapters.keys import KeyFiles
 from bombyx.adapters.machine import Finding, chain_node, examine
-from bombyx.config import ClientConfig, NetworkDescriptor, ProxyConfig, WorkerConfig, state_home
+from bombyx.config import ClientConfig, NetworkDescriptor, ProxyConfig, SellConfig, WorkerConfig, state_home
 
 if TYPE_CHECKING:
     from bombyx.compose.service import Service
@@ -29,6 +29,7 @@ __all__ = [
     "start_devnet",
     "start_endpoint",
     "start_proxy",
+    "start_selling",
     "start_worker",
 ]
 
@@ -92,6 +93,15 @@ async def start_endpoint(
     from bombyx.compose.client import start
 
     return await start(config, network, state, expose=expose, ask=ask)
+
+
+async def start_selling(
+    sell: SellConfig, config: ClientConfig, network: NetworkDescriptor, state: Path, *, ask: Ask | None = None
+) -> Service:
+    """A client whose answers strangers buy by x402."""
+    from bombyx.compose.sell import start
+
+    return await start(sell, config, network, state, ask=ask)
 
 
 async def build_client(

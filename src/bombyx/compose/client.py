@@ -34,7 +34,7 @@ async def start(
     """A client behind a local OpenAI endpoint."""
     check_host(config.host, expose=expose)
     service = Service(facts={"role": "client"})
-    client = await _client(config, network, state, ask)
+    client = await opened(config, network, state, ask)
     service.stack.push_async_callback(client.close)
     endpoint = Endpoint(client, any_host=expose)
     server = HttpServer(endpoint.handle)
@@ -55,7 +55,7 @@ async def build(
     """A started client; `close` it when done. `keys`: an agent brings its own; others are kept in the state folder."""
     config = load(ClientConfig, overrides={"budget": budget})
     state = state_dir or state_home() / SDK_FOLDER
-    return await _client(config, descriptor_of(network), state, keys=keys, keep_openings=keep_openings)
+    return await opened(config, descriptor_of(network), state, keys=keys, keep_openings=keep_openings)
 
 
 def descriptor_of(network: str | dict[str, Any] | None) -> NetworkDescriptor:
@@ -64,7 +64,7 @@ def descriptor_of(network: str | dict[str, Any] | None) -> NetworkDescriptor:
     return NetworkDescriptor.load(Path(network) if network else None)
 
 
-async def _client(
+async def opened(
     config: ClientConfig,
     network: NetworkDescriptor,
     state: Path,

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +23,7 @@ STREAM = b'data: {"a": "data: [DONE]"}\n\n: idle\n\ndata: {"b": 1}\n\ndata: [DON
 def test_done_is_held_back_however_the_stream_is_cut(cuts: list[int], stream: bytes) -> None:
     """X402-7: nothing is lost or moved; what is held back begins with `[DONE]`'s event."""
     lastly, edges = Lastly(), [0, *sorted(cuts), len(stream)]
-    given_away = b"".join(lastly.feed(stream[a:b]) for a, b in zip(edges, edges[1:], strict=False))
+    given_away = b"".join(lastly.feed(stream[a:b]) for a, b in itertools.pairwise(edges))
     assert given_away + lastly.rest == stream
     assert given_away.endswith(b'{"b": 1}\n\n')
 

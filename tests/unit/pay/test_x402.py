@@ -173,7 +173,7 @@ def test_any_change_of_one_field_is_refused_or_read(data: st.DataObject) -> None
         inner = inner[key]
         if not data.draw(st.booleans()):
             break
-    anything = (
+    anything: st.SearchStrategy[Any] = (
         st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=80) | st.just({}) | st.just([])
     )
     holder[key] = data.draw(anything)

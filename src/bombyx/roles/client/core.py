@@ -102,6 +102,14 @@ class Client:
         self._watching: asyncio.Task[None] | None = None
         self._told = Told()
 
+    @property
+    def ledger(self) -> Ledger:
+        return self._ledger
+
+    @property
+    def store(self) -> Store:
+        return self._store
+
     async def start(self) -> None:
         """Read the secret, the channels and the chain's constants."""
         if not self.lines:

@@ -144,11 +144,11 @@ class PaidEndpoint:
         standing: x402.Standing | None = None,
     ) -> None:
         """402, for x402 clients in the header, for OpenAI's in the body."""
-        asking, settings = self._till.asking, self._till.settings
+        asking = self._till.asking
         required = x402.payment_required(
             asking,
             price,
-            url=settings.url + exchange.request.path,
+            url=self._till.url + exchange.request.path,
             description=f"OpenAI-compatible, metered; {NOTICE}",
             error=x402.reason_of(error) if error else "payment required",
             standing=standing,

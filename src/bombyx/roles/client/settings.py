@@ -74,7 +74,6 @@ class ClientSettings:
 class PaidSettings:
     """What a client that sells answers to strangers is told besides. Amounts in token base units, times in seconds."""
 
-    url: str = ""  # where strangers reach it; stands in every 402
     margin_bps: int = 1_000  # on what an answer costs us, in 1/10 000
     min_deposit: int = 1_000_000  # a smaller one is not carried to the chain: each costs us gas
     withdraw_delay: int = 86_400  # of channels to us

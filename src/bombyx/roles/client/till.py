@@ -90,6 +90,7 @@ class Till:
     ) -> None:
         self.settings = settings
         self.asking = asking
+        self.url = ""  # where strangers reach us; stands in every 402
         self._key = key  # receiver authorizer: claims, carries deposits, and pays the gas of both
         self._ledger = ledger
         self._carrier = carrier
@@ -133,6 +134,11 @@ class Till:
             await self.claim(everything=True)
         except BombyxError as error:
             log.warning("not claimed at the end: %s", error)
+
+    @property
+    def margin(self) -> int:
+        """Seconds that a withdrawal must leave us, at the least."""
+        return self._terms.margin
 
     # --- a sale ---
 

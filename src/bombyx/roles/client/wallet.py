@@ -56,6 +56,11 @@ class Wallet:
         self._writing = asyncio.Lock()  # rows must reach the store in the order in which they were taken
         self._info: LedgerInfo | None = None
 
+    @property
+    def owner(self) -> Address:
+        """Whose money it is."""
+        return self._keys.owner.address
+
     async def info(self) -> LedgerInfo:
         """The chain's constants."""
         if self._info is None:
