@@ -379,7 +379,8 @@ class Client:
         if not name and not model:
             offered = await self.models()
             model = offered[0].manifest.name if offered else ""
-        return await self._blind(ask_for(path, query, self._told.get(name), model), b"")
+        journey = Journey(request_id=RequestId(self._randomness.bytes(16)))
+        return await self._blind(ask_for(path, query, self._told.get(name), model), b"", journey)
 
     def _note(self, delivery: Delivery) -> None:
         text, candidate = delivery.answer.text, delivery.answer.candidate

@@ -119,7 +119,10 @@ class PaidEndpoint:
         request = exchange.request
         if request.method != "POST":
             raise BadRequest(f"{request.path} takes POST", status=405, rule="X402-1", code="method_not_allowed")
-        cost = await self._client.quote(request.path, request.body)
+        try:
+            cost = await self._client.quote(request.path, request.body)
+        except BombyxError as error:
+            raise _told(error) from None
         price = self._till.price(cost)
         text = request.headers.get(x402.SIGNATURE)
         if text is None:
@@ -197,7 +200,9 @@ class PaidEndpoint:
         """An answer that is not streamed runs to its end and is charged, whether or not its reader waits (X402-8)."""
         status, headers, body = response.status, response.headers, await response.read()
         if response.error is not None:
-            status, headers, body = _own_fault(response)
+            told = _told(response.error)
+            status, body = status_of(told), problem_body(told)
+            headers = headers | problem_headers(told, sent=True)
         settled = await self._settle(sale, response)
         exchange.respond(status, _JSON | headers | {x402.RESPONSE: x402.header(settled)}, body)
 
@@ -227,13 +232,12 @@ class PaidEndpoint:
         exchange.abort()
 
 
-def _own_fault(response: ClientResponse) -> tuple[int, dict[str, str], bytes]:
-    """An error of ours as strangers may see it: our accounts and budget are none of their business."""
-    error = response.error
-    assert error is not None
+def _told(error: BombyxError) -> BombyxError:
+    """An error as strangers may see it: our accounts and our budget are none of their business."""
     if isinstance(error, LocalError) or status_of(error) == 402:
-        error = Unavailable("this endpoint cannot pay for requests now", retry_after=30.0, rule="X402-6")
-    return status_of(error), response.headers | problem_headers(error, sent=True), problem_body(error)
+        log.warning("cannot pay for a customer's request: %s", error)
+        return Unavailable("this endpoint cannot pay for requests now", retry_after=30.0, rule="X402-6")
+    return error
 
 
 def _refuse(exchange: HttpExchange, error: BombyxError) -> None:
