@@ -13,6 +13,7 @@ from tests.unit.proxy.kit import ENTROPY, ProxyNet
 from tests.unit.proxy.scripted import BareClient, Call
 
 from bombyx.protocol.primitives import Digest
+from bombyx.protocol.wire.receipt import Outcome
 from bombyx.protocol.wire.records import LinkRefusal, LinkType
 from bombyx.protocol.wire.request import Meta, Payment
 from bombyx.protocol.wire.varint import write_varint
@@ -119,3 +120,18 @@ async def test_a_flood_of_unknown_channels_is_bounded(net: ProxyNet, client: Bar
         client.channel.release(sealed.meta.request_id)
         assert (await client.post(sealed.envelope(payment.encode()))).status in (402, 429)
     assert not net.proxy._accounts._views and not net.proxy._front._admission._rates._buckets  # type: ignore[union-attr]
+
+
+async def test_receipts_of_answers_that_never_began_do_not_pile_up(
+    net: ProxyNet, client: BareClient, hire: Hire
+) -> None:
+    """PAY-17: a worker that signs finals for nothing leaves nothing in the proxy's store; nor do good answers."""
+
+    async def nothing(call: Call) -> None:
+        call.finish(Outcome.FAILED, output_units=0, input_units=0)
+
+    bad, good = await hire("worker a", nothing), await hire("worker b")
+    assert (await client.ask(bad)).status == 502
+    assert (await client.ask(good)).status == 200
+    await net.proxy._scribe.write("proxy_receipt")
+    assert await net.store.scan("proxy_receipt") == []

@@ -88,7 +88,7 @@ class Dispatcher:
             await self._run(job, view)
         except BaseException:
             if not job.exchange.started:
-                self._accounts.release(job.reservation)
+                self._settler.release(job.reservation)
             raise
 
     async def _run(self, job: Job, view: ProxyView) -> None:

@@ -47,6 +47,11 @@ class Settler:
         key = reservation.channel + reservation.request_id
         self._scribe.put(RECEIPT, [(key, _HEAD.pack(bps, worker_channel) + receipt)])
 
+    def release(self, reservation: Reservation) -> None:
+        """It came to nothing. A receipt for nothing delivered, which a worker may have signed, goes with it."""
+        self._accounts.release(reservation)
+        self._scribe.put(RECEIPT, [(reservation.channel + reservation.request_id, None)])
+
     async def settle(
         self, reservation: Reservation, bps: int, channel: PayerChannel, trail: ReceiptTrail
     ) -> Settlement:
