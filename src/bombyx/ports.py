@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from bombyx.protocol.pay.view import ChannelView as ChannelView
 from bombyx.protocol.pay.view import Claim as Claim
@@ -37,6 +37,19 @@ class Entropy(Protocol):
     """Must be a cryptographically secure source; a test may pass a seeded one."""
 
     def bytes(self, size: int) -> bytes: ...
+
+
+class Signer(Protocol):
+    """An account whose key is elsewhere: another process, a device.
+
+    - `data` is EIP-712 typed data as `eth_signTypedData_v4` takes it; `digest` is what it comes to. Must give 65 bytes
+      by `address` over exactly that digest, or raise: `Unavailable` when it refuses or does not answer.
+    """
+
+    @property
+    def address(self) -> Address: ...
+
+    async def sign_typed(self, data: Mapping[str, Any], digest: Digest) -> bytes: ...
 
 
 # --- storage ---------------------------------------------------------------------------------------------------------

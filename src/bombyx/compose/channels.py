@@ -9,15 +9,12 @@ from pathlib import Path
 
 from bombyx.adapters.clock import SystemClock
 from bombyx.adapters.entropy import SystemEntropy
-from bombyx.adapters.keys import KeyFiles
 from bombyx.adapters.proxy_http import HttpProxyTransport
 from bombyx.adapters.sqlite import SqliteStore
 from bombyx.adapters.state_folder import StateFolder
 from bombyx.compose.client import settings_of
-from bombyx.compose.service import open_ledger
-from bombyx.compose.wallet import Ask, open_owner
+from bombyx.compose.wallet import Ask, client_ledger, kept_keys
 from bombyx.config import ClientConfig, NetworkDescriptor
-from bombyx.ports import Ledger
 from bombyx.protocol.primitives import Secret
 from bombyx.protocol.wire.signing import SigningKey
 from bombyx.roles.client.channels import Channels
@@ -36,7 +33,7 @@ async def open_channels(
     async with AsyncExitStack() as stack:
         if change:
             stack.callback(StateFolder.hold(state).release)
-        ledger = open_ledger(network)
+        ledger = client_ledger(config, network)
         stack.push_async_callback(ledger.close)
         store = SqliteStore.open(state / "client.db")
         stack.push_async_callback(store.close)
@@ -45,7 +42,7 @@ async def open_channels(
             transport = HttpProxyTransport(proxy.url)
             stack.push_async_callback(transport.close)
             lines.append(ProxyLine(address=proxy.address, transport=transport, url=proxy.url))
-        keys = await _keys(state, ledger, ask) if change else None
+        keys = await kept_keys(config, state, ledger, ask) if change else None
         clock = SystemClock()
         wallet = Wallet(
             settings_of(config),
@@ -57,11 +54,6 @@ async def open_channels(
         )
         await wallet.load()
         yield Channels(wallet, lines, keys, ledger=ledger, clock=clock), wallet
-
-
-async def _keys(state: Path, ledger: Ledger, ask: Ask | None) -> ClientKeys:
-    owner = await open_owner(state, ledger, ask)
-    return ClientKeys(owner=owner, session=KeyFiles(state, SystemEntropy()).load_or_create("session"))
 
 
 _LOOKING = SigningKey(Secret(b"\x01" * 32))  # a wallet that only looks signs nothing; this key holds nothing anywhere

@@ -15,8 +15,8 @@ from bombyx.adapters.proxy_http import HttpProxyTransport
 from bombyx.adapters.sqlite import SqliteStore
 from bombyx.adapters.state_folder import StateFolder
 from bombyx.compose.policy import read_policy
-from bombyx.compose.service import Service, fund, open_ledger
-from bombyx.compose.wallet import Ask, open_owner
+from bombyx.compose.service import Service, fund
+from bombyx.compose.wallet import Ask, client_ledger, kept_keys
 from bombyx.config import ClientConfig, NetworkDescriptor, load, state_home
 from bombyx.errors import ConfigError
 from bombyx.ports import Ledger
@@ -75,11 +75,11 @@ async def opened(
 ) -> Client:
     """Its `close` also closes the ledger, the store and the transports made here."""
     held = StateFolder.hold(state)
-    ledger = open_ledger(network)
+    ledger = client_ledger(config, network)
     try:
-        keys = keys or await _kept_keys(state, ledger, ask)
+        keys = keys or await kept_keys(config, state, ledger, ask)
         settings = replace(settings_of(config), keep_openings=keep_openings)
-        await fund(ledger, keys.owner.address, config.budget)
+        await fund(ledger, keys.payer, config.budget)
         return await _started(settings, network, ledger, held, keys)
     except BaseException:
         await ledger.close()
@@ -109,13 +109,6 @@ async def _started(
         await client.close()
         raise
     return client
-
-
-async def _kept_keys(state: Path, ledger: Ledger, ask: Ask | None) -> ClientKeys:
-    from bombyx.compose import key_store
-
-    owner = await open_owner(state, ledger, ask)
-    return ClientKeys(owner=owner, session=key_store(state).load_or_create("session"))
 
 
 def settings_of(config: ClientConfig) -> ClientSettings:

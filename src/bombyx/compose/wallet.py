@@ -15,15 +15,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from bombyx.adapters.entropy import SystemEntropy
+from bombyx.adapters.evm.external import ExternallyOwned
 from bombyx.adapters.evm.ledger import EvmLedger
 from bombyx.adapters.keys import KeyFiles
 from bombyx.adapters.keystore import Keystore, Work, seal, unseal, write_new
 from bombyx.adapters.ledger_http import HttpLedger
-from bombyx.config import passphrase_file
+from bombyx.adapters.rpc_signer import RpcSigner
+from bombyx.compose.service import open_ledger
+from bombyx.config import ClientConfig, NetworkDescriptor, passphrase_file
 from bombyx.errors import ConfigError
 from bombyx.ports import Ledger
 from bombyx.protocol.primitives import Address, Secret
 from bombyx.protocol.wire.signing import SigningKey
+from bombyx.roles.client.settings import ClientKeys
 
 log = logging.getLogger("bombyx.wallet")
 OWNER: Final = "owner"
@@ -134,6 +138,28 @@ async def open_owner(state: Path, ledger: Ledger, ask: Ask | None = None) -> Sig
     if not await gives_money(ledger):
         raise ConfigError(f"no owner account in {state}: `bombyx wallet new` or `bombyx wallet import`", rule="WAL-2")
     return KeyFiles(state, SystemEntropy()).create(OWNER)
+
+
+def client_ledger(config: ClientConfig, network: NetworkDescriptor) -> HttpLedger | EvmLedger:
+    """The chain, with deposits signed elsewhere where `signer` says so."""
+    ledger = open_ledger(network)
+    if not config.signer:
+        return ledger
+    if not isinstance(ledger, EvmLedger):
+        raise ConfigError("an external signer needs an EVM chain", rule="WAL-6")
+    try:
+        account = Address.parse(config.signer_account)
+    except ValueError:
+        raise ConfigError("client.signer_account is the owner's address at the signer", rule="WAL-6") from None
+    return ExternallyOwned(ledger.rpc, ledger.book, RpcSigner(config.signer, account))
+
+
+async def kept_keys(config: ClientConfig, state: Path, ledger: Ledger, ask: Ask | None) -> ClientKeys:
+    """Session key from its file; the owner's from its own, or its account's name where it is elsewhere."""
+    session = KeyFiles(state, SystemEntropy()).load_or_create("session")
+    if config.signer:
+        return ClientKeys(owner=session, session=session, external=Address.parse(config.signer_account))
+    return ClientKeys(owner=await open_owner(state, ledger, ask), session=session)
 
 
 async def gives_money(ledger: Ledger) -> bool:

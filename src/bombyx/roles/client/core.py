@@ -78,7 +78,7 @@ class Client:
         self.settings = settings
         self.policy = policy
         self.lines = tuple(proxies)
-        self._replicas = Replicas(self.lines, keys.owner.address)
+        self._replicas = Replicas(self.lines, keys.payer)
         self.book = ReceiptBook(store)
         self.tally = Tally()
         self.watch = Watch()

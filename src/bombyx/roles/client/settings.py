@@ -37,6 +37,12 @@ class ClientKeys:
 
     owner: SigningKey
     session: SigningKey
+    external: Address | None = None  # the payer's account where its key is elsewhere; `owner` then sends and pays gas
+
+    @property
+    def payer(self) -> Address:
+        """Whose tokens are deposited."""
+        return self.external or self.owner.address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

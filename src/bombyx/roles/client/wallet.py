@@ -216,7 +216,7 @@ class Wallet:
     async def _new_channel(self, proxy: Operator) -> PayerChannel:
         info = await self.info()
         config = ChannelConfig(
-            payer=self._keys.owner.address,
+            payer=self._keys.payer,
             payer_authorizer=self._keys.session.address,
             receiver=proxy.address,
             receiver_authorizer=proxy.pay_authorizer,
@@ -235,11 +235,9 @@ class Wallet:
         amount = min(max(wanted, least), room)
         if amount < least:
             raise BudgetExceeded(f"{least} more is needed, {max(0, room)} of the budget is left", rule="PAY-18")
-        owned = await self._ledger.balance(self._keys.owner.address)
+        owned = await self._ledger.balance(self._keys.payer)
         if owned < least:
-            raise BudgetExceeded(
-                f"account {self._keys.owner.address} holds {int(owned)} of the {least} needed", rule="PAY-18"
-            )
+            raise BudgetExceeded(f"account {self._keys.payer} holds {int(owned)} of the {least} needed", rule="PAY-18")
         amount = min(amount, owned)
         done = await self._ledger.deposit(channel.config, Amount(amount), signer=self._keys.owner)
         await self._observe(channel)
