@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from bombyx.protocol.pay.view import ChannelView as ChannelView
 from bombyx.protocol.pay.view import Claim as Claim
-from bombyx.protocol.pay.x402 import Deposit
+from bombyx.protocol.pay.x402_payment import Deposit
 from bombyx.protocol.primitives import Address, Amount, Digest, Instant
 from bombyx.protocol.wire.channel import ChannelConfig
 from bombyx.protocol.wire.evidence import BlockHeader

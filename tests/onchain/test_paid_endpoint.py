@@ -21,7 +21,8 @@ from x402.http.utils import decode_payment_required_header, decode_payment_respo
 from x402.mechanisms.evm.batch_settlement.client.channel import process_payment_response
 
 from bombyx.protocol.pay.channel import sign_voucher
-from bombyx.protocol.pay.x402 import MISMATCH, header, read_payment
+from bombyx.protocol.pay.x402 import MISMATCH, header
+from bombyx.protocol.pay.x402_payment import read_payment
 from bombyx.protocol.primitives import Digest, RequestId, Secret
 from bombyx.protocol.wire.request import Shape, SignedVoucher
 from bombyx.protocol.wire.signing import SigningKey

@@ -14,18 +14,15 @@ from hypothesis import strategies as st
 
 from bombyx.errors import BombyxError, MalformedMessage, PaymentError
 from bombyx.protocol.pay.x402 import (
-    MAX_HEADER,
     Asking,
-    Presented,
     Standing,
-    check_deposit,
     comment,
     header,
     payment_required,
     payment_response,
-    read_payment,
     reason_of,
 )
+from bombyx.protocol.pay.x402_payment import MAX_HEADER, Presented, check_deposit, read_payment
 from bombyx.protocol.primitives import Address, Amount, Digest, Instant, Secret, keccak256
 from bombyx.protocol.wire.channel import ChannelConfig, settlement_domain
 from bombyx.protocol.wire.eip712 import word

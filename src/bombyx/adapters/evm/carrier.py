@@ -13,7 +13,7 @@ from bombyx.adapters.evm.ledger import GAS_MONEY, EvmLedger
 from bombyx.adapters.evm.rpc import RpcError, as_bytes
 from bombyx.errors import Unavailable
 from bombyx.ports import DepositTerms
-from bombyx.protocol.pay.x402 import Deposit
+from bombyx.protocol.pay.x402_payment import Deposit
 from bombyx.protocol.primitives import Digest
 from bombyx.protocol.wire.channel import ChannelConfig
 from bombyx.protocol.wire.eip712 import word

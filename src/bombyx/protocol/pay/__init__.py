@@ -11,5 +11,5 @@ rows       how both sides' states look in a store
 receipts   one answer's receipts: what each must say
 trail      one answer's receipts in their order
 usage      what the final frame opens: counts and output ids
-x402       payments by stock x402 clients over HTTP: what is asked, presented, answered
+x402       stock x402 clients over HTTP: what is asked and answered; x402_payment: what they present
 """

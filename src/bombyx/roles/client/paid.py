@@ -21,6 +21,7 @@ import orjson
 from bombyx.errors import BadRequest, BombyxError, LocalError, Overloaded, PaymentError, Unavailable
 from bombyx.ports import Clock, HttpExchange
 from bombyx.protocol.pay import x402
+from bombyx.protocol.pay.x402_payment import read_payment
 from bombyx.protocol.primitives import RequestId
 from bombyx.protocol.seal import Randomness
 from bombyx.roles.client.asked import SERVED
@@ -60,7 +61,7 @@ class PaidEndpoint:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def close(self, *, grace: float = 10.0) -> None:
+    async def close(self, *, grace: float = 15.0) -> None:
         """Let sales end; what does not end in time is charged for what it delivered."""
         if self._tasks:
             _, late = await asyncio.wait(set(self._tasks), timeout=grace)
@@ -130,7 +131,7 @@ class PaidEndpoint:
             return
         presented = None
         try:
-            presented = x402.read_payment(text, self._till.asking)
+            presented = read_payment(text, self._till.asking)
             sale = await self._till.take(presented, RequestId(self._randomness.bytes(16)), price=price)
         except PaymentError as error:
             # Only a genuine voucher is told where its channel stands.

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,17 +22,18 @@ from bombyx.ports import Carrier, ChannelView, Claim, Clock, Ledger, LedgerInfo,
 from bombyx.protocol.pay.channel import PayeeChannel, check_voucher
 from bombyx.protocol.pay.payee import PayeeBook, PayeeTerms, Reservation
 from bombyx.protocol.pay.price import with_commission
-from bombyx.protocol.pay.x402 import Asking, Presented, Standing, check_deposit
+from bombyx.protocol.pay.x402 import Asking, Standing
+from bombyx.protocol.pay.x402_payment import Presented, check_deposit
 from bombyx.protocol.primitives import Address, Digest, Instant, RequestId
 from bombyx.protocol.wire.channel import settlement_domain
 from bombyx.protocol.wire.request import Payment
 from bombyx.protocol.wire.signing import SigningKey
 from bombyx.roles.client.settings import PaidSettings
+from bombyx.roles.client.sight import Sight
 
 log = logging.getLogger(__name__)
 TABLE: Final = "client_till"
 CLAIMS: Final = 50  # vouchers of one transaction: 18 000 gas each from here on
-MAX_IDLE_VIEWS: Final = 10_000
 
 PaidFor = Callable[[RequestId], Awaitable[int]]  # what the answer to a request cost us, from its kept receipt
 
@@ -45,12 +45,6 @@ class Sale:
     reservation: Reservation
     payer: Address
     transaction: Digest | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    view: ChannelView
-    at: float
 
 
 async def asking_of(
@@ -107,9 +101,8 @@ class Till:
             claim_age=settings.claim_age,
         )
         self.book = PayeeBook(self._terms, self._domain, payer=Peer.CLIENT)
-        self._views: dict[Digest, _Seen] = {}
         self._busy: set[Digest] = set()
-        self._chain = asyncio.Semaphore(settings.lookups)
+        self._sight = Sight(ledger, clock, seconds=settings.view_seconds, at_once=settings.lookups)
         self._writing = asyncio.Lock()
         self._unwritten: list[Write] = []  # rows of a failed write go first with the next one
         self._watch: asyncio.Task[None] | None = None
@@ -179,20 +172,20 @@ class Till:
             return None
         if channel in self.book:
             return self.stands(channel)
-        view = await self._view(channel)
+        view = await self._sight.view(channel)
         if view is None:
             return None
         return Standing(channel=channel, charged=int(view.total_claimed), ceiling=0, signature=b"", view=view)
 
     def stands(self, channel: Digest) -> Standing:
         """A channel of the book."""
-        found, seen = self.book.channel(channel), self._views.get(channel)
+        found = self.book.channel(channel)
         return Standing(
             channel=channel,
             charged=int(found.charged),
             ceiling=int(found.ceiling),
             signature=found.signature,
-            view=seen.view if seen else None,
+            view=self._sight.last(channel),
         )
 
     def _channel_of(self, presented: Presented) -> Digest:
@@ -208,7 +201,7 @@ class Till:
     async def _taken(self, presented: Presented, channel: Digest, request_id: RequestId, price: int) -> Sale:
         if presented.amount < price:
             raise PaymentError(f"{int(presented.amount)} is offered, it may cost {price}", rule="PAY-5")
-        view = await self._view(channel, at_least=presented.voucher.ceiling)
+        view = await self._sight.view(channel, at_least=presented.voucher.ceiling)
         charged = self._charged(channel, view)
         if presented.voucher.ceiling != charged + presented.amount:
             raise PaymentError(
@@ -219,7 +212,7 @@ class Till:
         transaction = None
         if presented.deposit is not None:
             transaction = await self._carry(presented, channel, view)
-            view = await self._view(channel, at_least=2**128)
+            view = await self._sight.view(channel, at_least=2**128)
         if view is None:
             raise PaymentError("there is no such channel on this chain", peer=Peer.CLIENT, rule="PAY-2")
         self.book.open(view)
@@ -249,7 +242,7 @@ class Till:
         backed = int(deposit.amount) + (int(view.spendable) if view else 0)
         if presented.voucher.ceiling > backed:
             raise PaymentError(f"voucher {presented.voucher.ceiling} is above {backed}", rule="PAY-4", peer=Peer.CLIENT)
-        async with self._on_chain():
+        async with self._sight.turn():
             if await self._ledger.balance(presented.config.payer) < deposit.amount:
                 raise PaymentError("the payer does not have what it deposits", peer=Peer.CLIENT, rule="X402-4")
             return await self._carrier.carry(presented.config, deposit, signer=self._key)
@@ -263,67 +256,39 @@ class Till:
 
     # --- the chain ---
 
-    async def _view(self, channel: Digest, *, at_least: int = 0) -> ChannelView | None:
-        """The channel on chain; looked up again when what we saw is old, or does not back `at_least`."""
-        seen = self._views.get(channel)
-        if seen is not None and self._fresh(seen) and seen.view.spendable >= at_least:
-            return seen.view
-        async with self._on_chain():
-            view = await self._ledger.channel(channel)
-        if view is not None:
-            self._remember(channel, view)
-        return view
-
-    def _fresh(self, seen: _Seen) -> bool:
-        return self._clock.monotonic() - seen.at < self.settings.view_seconds
-
-    def _remember(self, channel: Digest, view: ChannelView) -> None:
-        if len(self._views) >= MAX_IDLE_VIEWS:
-            self._views.clear()
-        self._views[channel] = _Seen(view, self._clock.monotonic())
-
-    @asynccontextmanager
-    async def _on_chain(self) -> AsyncIterator[None]:
-        if self._chain.locked():
-            raise Overloaded("too many channels are being looked up", retry_after=1.0, rule="X402-10")
-        async with self._chain:
-            yield
-
     async def claim(self, *, everything: bool = False) -> int:
-        """Present what is worth presenting, in batches; how many vouchers."""
+        """Present what is worth presenting, in batches; how many vouchers the chain took."""
         due: list[Claim] = []
         for channel in self.book.channels:
-            if not self.book.channel(channel).owed:
-                continue
-            view = await self._ledger.channel(channel)
+            view = await self._sight.look(channel) if self.book.channel(channel).owed else None
             if view is None:
                 continue
-            self._remember(channel, view)
             self.book.observe(view, now=self._now)
             found = self.book.claim_now(channel) if everything else self.book.claim(channel, view=view, now=self._now)
             if found is not None:
                 due.append(found)
+        taken = 0
         for start in range(0, len(due), CLAIMS):
-            await self._present(due[start : start + CLAIMS])
+            taken += await self._present(due[start : start + CLAIMS])
         await self._write()
-        return len(due)
+        return taken
 
-    async def _present(self, claims: Sequence[Claim]) -> None:
+    async def _present(self, claims: Sequence[Claim]) -> int:
+        """A voucher the chain refuses must not keep the others from being paid."""
+        taken = len(claims)
         try:
             await self._ledger.claim(claims, signer=self._key)
-        except PaymentError:
+        except PaymentError as error:
             if len(claims) == 1:
-                raise
-            for one in claims:  # one that the chain refuses must not keep the others from being paid
-                try:
-                    await self._ledger.claim([one], signer=self._key)
-                except PaymentError as error:
-                    log.warning("a voucher is refused: %s", error)
-        for one in claims:
-            view = await self._ledger.channel(one.config.channel_id(self._domain))
-            if view is not None:
-                self._remember(one.config.channel_id(self._domain), view)
-                self.book.observe(view, now=self._now)
+                log.warning("a voucher is refused: %s", error)
+                return 0
+            taken = sum([await self._present([one]) for one in claims])
+        else:
+            for one in claims:
+                view = await self._sight.look(one.config.channel_id(self._domain))
+                if view is not None:
+                    self.book.observe(view, now=self._now)
+        return taken
 
     async def _watching(self) -> None:
         while True:
