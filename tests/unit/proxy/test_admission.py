@@ -263,6 +263,8 @@ async def test_pages_tell_what_a_client_needs(net: ProxyNet, client: BareClient,
     network = json.loads((await client.get("/network"))[1])
     assert network["models"] == {"scripted": 1}
     assert network["trust_classes"] == ["simulated"]
+    assert network["registered"] == {"proxies": 1, "workers": 1, "validators": 0}
+    assert {"clients", "channels", "value_locked"} <= set(network)
     assert json.loads((await client.get("/healthz"))[1]) == {"ok": True, "open": 0}
     metrics = (await client.get("/metrics"))[1].decode()
     assert 'bombyx_proxy_requests_total{outcome="complete"} 1.0' in metrics

@@ -116,6 +116,16 @@ def test_a_damaged_row_spoils_the_file_and_nothing_else(name: str, value: str | 
         tickets_from_json(json.dumps({"version": 1, "tickets": [row]}))
 
 
+async def test_the_network_page_tells_totals_and_names_nobody(party: Party) -> None:
+    """PROXY-7: clients and value locked are counts; no channel, no payer."""
+    await earned(party, 20_000)
+    status, data = await party.transport.get("/network")
+    told = json.loads(data)
+    assert (status, told["clients"], told["channels"], told["value_locked"]) == (200, 1, 1, DEPOSIT)
+    assert told["registered"]["proxies"] == 1
+    assert KEYS.owner.address.hex() not in data.decode().lower()
+
+
 async def test_a_proxy_sees_income_debt_exposure_and_commission(party: Party) -> None:
     """PAY-26: charged and claimed, reserved, what lies locked; every number is the books' and the chain's."""
     await earned(party, 20_000)

@@ -21,6 +21,7 @@ from bombyx.protocol.pay.payee import Account
 from bombyx.protocol.primitives import Digest, RequestId
 from bombyx.roles.proxy.accounts import Accounts
 from bombyx.roles.proxy.admission import SHOWN_CIPHERTEXT, Admission, Job
+from bombyx.roles.proxy.census import Census
 from bombyx.roles.proxy.closing import Closing
 from bombyx.roles.proxy.directory import Noticeboard, Shelf
 from bombyx.roles.proxy.dispatch import Dispatcher
@@ -53,10 +54,12 @@ class Front:
         clock: Clock,
         *,
         closing: Closing,
+        census: Census,
         expose_views: bool,
         observer: Observer | None = None,
     ) -> None:
         self._closing = closing
+        self._census = census
         self._admission = admission
         self._dispatcher = dispatcher
         self._accounts = accounts
@@ -107,7 +110,7 @@ class Front:
         elif path == "/v1/info":
             exchange.respond(200, JSON, _json(self._board.info()))
         elif path == "/network":
-            exchange.respond(200, JSON, _json(self._board.network()))
+            self._spawn(self._network(exchange))
         elif path == "/healthz":
             exchange.respond(503 if self.draining else 200, JSON, _json({"ok": not self.draining, "open": self.open}))
         elif path == "/metrics":
@@ -143,6 +146,9 @@ class Front:
             "phase": account.phase.name.lower(),
         }
         exchange.respond(200, JSON, _json(told))
+
+    async def _network(self, exchange: HttpExchange) -> None:
+        exchange.respond(200, JSON, _json(self._board.network() | await self._census.counts()))
 
     async def _close(self, exchange: HttpExchange, channel: Digest) -> None:
         try:

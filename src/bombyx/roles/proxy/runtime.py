@@ -22,6 +22,7 @@ from bombyx.protocol.wire.records import LinkType
 from bombyx.protocol.wire.signing import SigningKey
 from bombyx.roles.proxy.accounts import Accounts
 from bombyx.roles.proxy.admission import Admission
+from bombyx.roles.proxy.census import Census
 from bombyx.roles.proxy.closing import Closing
 from bombyx.roles.proxy.desk import Desk
 from bombyx.roles.proxy.directory import Noticeboard, Shelf
@@ -144,6 +145,7 @@ class Proxy:
             self.metrics,
             clock,
             closing=Closing(books, self._key),
+            census=Census(books, self._ledger, clock),
             expose_views=settings.expose_views,
             observer=self._observer,
         )
