@@ -36,7 +36,7 @@ async def main(question: str, out: Path | None) -> None:
     print(f"the model said: {body.said}")
     print(f"statement of {len(data)} bytes about request {body.request_id.hex()}")
     if out is not None:
-        out.write_bytes(data)
+        await asyncio.to_thread(out.write_bytes, data)
 
 
 if __name__ == "__main__":
