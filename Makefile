@@ -15,7 +15,7 @@ help:
 	@echo "make test       set up what is missing, then run the fast tests (under 8 minutes)"
 	@echo "make test-slow  the long ones: kill lists, outages, networks of processes"
 	@echo "make check      format, lint, strict types, import rules, docs"
-	@echo "make bench      the benchmarks, in their quick form"
+	@echo "make bench      the benchmarks, in their quick form; writes docs/benchmarks.md"
 	@echo "make fuzz       fuzz every parser, 5 minutes each (FUZZ_SECONDS=60 for less)"
 	@echo "make fmt        format the code"
 	@echo "make docs       check links, anchors and commands in the documents"
@@ -56,15 +56,7 @@ fmt: setup
 docs: setup check-docs
 
 bench: setup
-	@for script in bench/[a-z]*.py; do \
-		if [ -f "$$script" ]; then echo "== $$script"; $(BIN)/python "$$script" --quick || exit 1; fi; \
-	done
-
-# Atheris is no part of the locked environment: it is fetched beside it, when asked for.
-FUZZ_SECONDS := 300
-fuzz: setup
-	@test -d build/fuzz/lib || $(BIN)/python -m pip install -q --target build/fuzz/lib atheris
-	PYTHONPATH=build/fuzz/lib $(BIN)/python fuzz/parsers.py all $(FUZZ_SECONDS)
+	$(BIN)/python bench/_document.py $(ARGS)
 
 lock: setup
 	@sh scripts/lock.sh

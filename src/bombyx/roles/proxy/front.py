@@ -171,14 +171,15 @@ class Front:
         if self.draining:
             raise Unavailable("this proxy is shutting down", retry_after=5.0, rule="PROXY-6")
         self._admission.check_room(exchange)
+        # Counted here, not when the task runs: what arrives in one turn of the loop must not all find room.
+        self._admission.open += 1
+        self._admission.held_bytes += len(exchange.request.body)
         self._spawn(self._blind(exchange))
 
     async def _blind(self, exchange: HttpExchange) -> None:
         """One sealed request, from its last byte to the last byte of its answer."""
         arrived, size = self._clock.monotonic(), len(exchange.request.body)
         admission = self._admission
-        admission.open += 1
-        admission.held_bytes += size
         self._metrics.request_bytes.inc(size)
         view: ProxyView | None = None
         try:
