@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, NamedTuple, Protocol
+from enum import IntEnum, StrEnum
+from typing import Any, Final, NamedTuple, Protocol
 
 from bombyx.protocol.pay.view import ChannelView as ChannelView
 from bombyx.protocol.pay.view import Claim as Claim
@@ -147,8 +147,18 @@ class LedgerInfo:
     kind: str  # "memory" or "evm"
 
 
+class ReferenceKind(IntEnum):
+    """What a publisher holds good, as contracts/ReferenceValues.vy numbers it."""
+
+    MEASUREMENT = 1  # an enclave image, by its compose hash
+    MODEL = 2  # a model manifest, by its digest
+
+
+MAX_PUBLISHERS: Final = 32  # in one question
+
+
 class Ledger(Protocol):
-    """The chain: blocks, channels, operators.
+    """The chain: blocks, channels, operators, publishers' Reference Values.
 
     - A method that changes state must return only when the change is final for our purposes, and give its reference
       (a transaction hash; a counter in memory). Its sender is `signer`: whoever a contract would demand as msg.sender.
@@ -197,6 +207,22 @@ class Ledger(Protocol):
         ...
 
     async def operators(self, role: OperatorRole) -> tuple[Operator, ...]: ...
+
+    async def references_agreed(self, publishers: Sequence[Address], quorum: int, kind: int, reference: Digest) -> bool:
+        """Whether `quorum` of `publishers` hold it good now. None asked, quorum 0 or out of reach: no."""
+        ...
+
+    async def propose_reference(self, kind: int, reference: Digest, uri: str, *, signer: SigningKey) -> Digest:
+        """Add to the signer's own list; good once the signer's delay has passed. Sender: the publisher."""
+        ...
+
+    async def revoke_reference(self, kind: int, reference: Digest, *, signer: SigningKey) -> Digest:
+        """Take out of the signer's own list, at once. Sender: the publisher."""
+        ...
+
+    async def set_publisher_delay(self, seconds: int, *, signer: SigningKey) -> Digest:
+        """How long the signer's additions wait. A shorter delay counts after the one it replaces."""
+        ...
 
     async def close(self) -> None: ...
 

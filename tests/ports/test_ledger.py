@@ -322,6 +322,65 @@ async def test_operators_register_themselves(ledger: Ledger) -> None:
     assert await ledger.operators(OperatorRole.PROXY) == ()
 
 
+IMAGE = sha256(b"an image")
+
+
+async def test_publishers_agree_by_quorum_and_each_counts_once(ledger: Ledger, clock: Clock) -> None:
+    """LEDGER-8: a value is good where enough of those asked hold it; nobody asked, or no quorum, is no."""
+    for key in (PAYER, SESSION):
+        await ledger.propose_reference(1, IMAGE, "https://example.org/image", signer=key)
+    await clock.sleep(1)
+    three = [key.address for key in (PAYER, SESSION, PAYEE)]
+    assert await ledger.references_agreed(three, 2, 1, IMAGE)
+    assert not await ledger.references_agreed(three, 3, 1, IMAGE)
+    assert not await ledger.references_agreed([PAYER.address, PAYER.address], 2, 1, IMAGE)
+    assert not await ledger.references_agreed(three, 2, 2, IMAGE), "an image is no model"
+    assert not await ledger.references_agreed(three, 2, 1, sha256(b"another image"))
+    assert not await ledger.references_agreed([], 0, 1, IMAGE)
+    assert not await ledger.references_agreed([], 1, 1, IMAGE)
+    assert not await ledger.references_agreed(three, 0, 1, IMAGE)
+    assert not await ledger.references_agreed(three, 4, 1, IMAGE)
+    assert not await ledger.references_agreed(three * 11, 2, 1, IMAGE), "more than can be asked at once"
+
+
+async def test_a_publisher_revokes_at_once_and_its_own_alone(ledger: Ledger) -> None:
+    """LEDGER-8."""
+    await ledger.propose_reference(1, IMAGE, "", signer=PAYER)
+    with refused():
+        await ledger.propose_reference(1, IMAGE, "", signer=PAYER)
+    with refused():
+        await ledger.revoke_reference(1, IMAGE, signer=STRANGER)
+    assert await ledger.references_agreed([PAYER.address], 1, 1, IMAGE)
+    await ledger.revoke_reference(1, IMAGE, signer=PAYER)
+    assert not await ledger.references_agreed([PAYER.address], 1, 1, IMAGE)
+    with refused():
+        await ledger.revoke_reference(1, IMAGE, signer=PAYER)
+
+
+async def test_an_addition_waits_for_the_delay_which_shrinks_late(ledger: Ledger, clock: Clock) -> None:
+    """LEDGER-8: a thief of a publisher's key waits in the open."""
+    await ledger.set_publisher_delay(1_000, signer=PAYER)
+    await ledger.set_publisher_delay(0, signer=PAYER)
+    await ledger.propose_reference(1, IMAGE, "", signer=PAYER)
+    assert not await ledger.references_agreed([PAYER.address], 1, 1, IMAGE)
+    await clock.sleep(900)
+    assert not await ledger.references_agreed([PAYER.address], 1, 1, IMAGE)
+    await clock.sleep(110)
+    assert await ledger.references_agreed([PAYER.address], 1, 1, IMAGE)
+    await ledger.propose_reference(2, IMAGE, "", signer=PAYER)
+    await clock.sleep(1)
+    assert await ledger.references_agreed([PAYER.address], 1, 2, IMAGE), "the shorter delay counts by now"
+
+
+async def test_references_a_contract_would_refuse(ledger: Ledger) -> None:
+    """LEDGER-8."""
+    for kind, uri in ((0, ""), (3, ""), (1, "x" * 257)):
+        with refused():
+            await ledger.propose_reference(kind, IMAGE, uri, signer=PAYER)
+    with refused():
+        await ledger.set_publisher_delay(31_536_001, signer=PAYER)
+
+
 async def test_the_faucet_is_bounded(ledger: Ledger) -> None:
     """LEDGER-1: no more than 2^128-1 tokens in all."""
     with refused():

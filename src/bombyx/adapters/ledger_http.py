@@ -45,6 +45,9 @@ _READS: Final[Mapping[str, Read]] = {
     "balance": lambda chain, p: str(int(chain.balance(Address.parse(p["account"])))),
     "channel": lambda chain, p: _maybe(j.view_to, chain.channel(Digest.parse(p["channel"]))),
     "operators": lambda chain, p: [j.operator_to(one) for one in chain.operators(OperatorRole(p["role"]))],
+    "references_agreed": lambda chain, p: chain.references.agreed(
+        [Address.parse(one) for one in p["publishers"]], int(p["quorum"]), int(p["kind"]), Digest.parse(p["reference"])
+    ),
     "faucet": lambda chain, p: str(chain.mint(Address.parse(p["account"]), j.amount(p["amount"]))),
 }
 _CHANGES: Final[Mapping[str, Change]] = {
@@ -63,6 +66,13 @@ _CHANGES: Final[Mapping[str, Change]] = {
         sender, Digest.parse(p["channel"]), j.amount(p["amount"]), int(p["nonce"]), bytes.fromhex(p["signature"])
     ),
     "register": lambda chain, sender, p: chain.register(sender, j.operator_from(p["operator"])),
+    "propose_reference": lambda chain, sender, p: chain.propose_reference(
+        sender, int(p["kind"]), Digest.parse(p["reference"]), str(p["uri"])
+    ),
+    "revoke_reference": lambda chain, sender, p: chain.revoke_reference(
+        sender, int(p["kind"]), Digest.parse(p["reference"])
+    ),
+    "set_publisher_delay": lambda chain, sender, p: chain.set_publisher_delay(sender, int(p["seconds"])),
 }
 
 
@@ -220,6 +230,20 @@ class HttpLedger:
     async def operators(self, role: OperatorRole) -> tuple[Operator, ...]:
         found = await self._call("operators", {"role": str(role)})
         return j.reading(lambda: tuple(j.operator_from(one) for one in found))
+
+    async def references_agreed(self, publishers: Sequence[Address], quorum: int, kind: int, reference: Digest) -> bool:
+        params: j.Json = {"publishers": [str(one) for one in publishers], "quorum": quorum, "kind": kind}
+        return await self._call("references_agreed", {**params, "reference": str(reference)}) is True
+
+    async def propose_reference(self, kind: int, reference: Digest, uri: str, *, signer: SigningKey) -> Digest:
+        params: j.Json = {"kind": kind, "reference": str(reference), "uri": uri}
+        return await self._reference("propose_reference", params, signer)
+
+    async def revoke_reference(self, kind: int, reference: Digest, *, signer: SigningKey) -> Digest:
+        return await self._reference("revoke_reference", {"kind": kind, "reference": str(reference)}, signer)
+
+    async def set_publisher_delay(self, seconds: int, *, signer: SigningKey) -> Digest:
+        return await self._reference("set_publisher_delay", {"seconds": seconds}, signer)
 
     async def close(self) -> None:
         if self._http is not None:

@@ -109,5 +109,17 @@ class MemoryLedger:
     async def operators(self, role: OperatorRole) -> tuple[Operator, ...]:
         return self.chain.operators(role)
 
+    async def references_agreed(self, publishers: Sequence[Address], quorum: int, kind: int, reference: Digest) -> bool:
+        return self.chain.references.agreed(publishers, quorum, kind, reference)
+
+    async def propose_reference(self, kind: int, reference: Digest, uri: str, *, signer: SigningKey) -> Digest:
+        return self.chain.propose_reference(signer.address, kind, reference, uri)
+
+    async def revoke_reference(self, kind: int, reference: Digest, *, signer: SigningKey) -> Digest:
+        return self.chain.revoke_reference(signer.address, kind, reference)
+
+    async def set_publisher_delay(self, seconds: int, *, signer: SigningKey) -> Digest:
+        return self.chain.set_publisher_delay(signer.address, seconds)
+
     async def close(self) -> None:
         """Nothing to let go of."""

@@ -16,6 +16,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Final
 
+from bombyx.adapters.memory_references import ReferenceLists
 from bombyx.errors import PaymentError, Peer
 from bombyx.ports import ChannelView, Claim, Clock, LedgerInfo, Operator, OperatorRole
 from bombyx.protocol.pay.grant import signed_by
@@ -56,6 +57,7 @@ class MemoryChain:
         self._channels: dict[Digest, ChannelView] = {}
         self._operators: dict[Address, Operator] = {}
         self._transactions = 0
+        self.references = ReferenceLists(lambda: self.head().timestamp.seconds)
         genesis = BlockHeader(
             number=0, hash=self._hash(0, Digest.zero(), clock.now()), parent=Digest.zero(), timestamp=clock.now()
         )
@@ -225,6 +227,20 @@ class MemoryChain:
         return tuple(
             self._operators[address] for address in sorted(self._operators) if self._operators[address].role is role
         )
+
+    # --- Reference Values ---
+
+    def propose_reference(self, sender: Address, kind: int, reference: Digest, uri: str) -> Digest:
+        self.references.propose(sender, kind, reference, uri)
+        return self._done()
+
+    def revoke_reference(self, sender: Address, kind: int, reference: Digest) -> Digest:
+        self.references.revoke(sender, kind, reference)
+        return self._done()
+
+    def set_publisher_delay(self, sender: Address, seconds: int) -> Digest:
+        self.references.set_delay(sender, seconds)
+        return self._done()
 
 
 def _empty(config: ChannelConfig) -> ChannelView:

@@ -220,3 +220,23 @@ def operator_of_log(log: Any, role: OperatorRole) -> Operator:
         price_sheet=read.digest(4),
         models=tuple(read.items(5, lambda body, index: body.digest(index))),
     )
+
+
+# --- ReferenceValues -------------------------------------------------------------------------------------------------
+
+
+def propose(kind: int, reference: Digest, uri: str) -> bytes:
+    return abi.call("propose(uint8,bytes32,string)", word(kind), bytes(reference), abi.blob(uri.encode()))
+
+
+def revoke(kind: int, reference: Digest) -> bytes:
+    return abi.call("revoke(uint8,bytes32)", word(kind), bytes(reference))
+
+
+def set_delay(seconds: int) -> bytes:
+    return abi.call("setDelay(uint64)", word(seconds))
+
+
+def agreed(publishers: Sequence[Address], quorum: int, kind: int, reference: Digest) -> bytes:
+    asked = abi.array([word(one) for one in publishers])
+    return abi.call("agreed(address[],uint256,uint8,bytes32)", asked, word(quorum), word(kind), bytes(reference))

@@ -20,7 +20,7 @@ from bombyx.adapters.evm.refusals import refusal
 from bombyx.adapters.evm.rpc import Rpc, RpcError, as_bytes, as_int
 from bombyx.adapters.evm.transactions import Patience, Transactions
 from bombyx.errors import PaymentError, Peer, Unavailable
-from bombyx.ports import ChannelView, Claim, LedgerInfo, Operator, OperatorRole
+from bombyx.ports import MAX_PUBLISHERS, ChannelView, Claim, LedgerInfo, Operator, OperatorRole
 from bombyx.protocol.primitives import MAX_AMOUNT, Address, Amount, Digest, Instant, keccak256
 from bombyx.protocol.wire.channel import ChannelConfig, settlement_domain
 from bombyx.protocol.wire.eip712 import struct_hash, type_hash, typed_digest, word
@@ -211,6 +211,23 @@ class EvmLedger:
             key = _operator_key(operator)
             if key in wanted:
                 self._lines[key] = operator
+
+    # --- Reference Values ---
+
+    async def references_agreed(self, publishers: Sequence[Address], quorum: int, kind: int, reference: Digest) -> bool:
+        if not 0 < quorum <= len(publishers) <= MAX_PUBLISHERS:
+            return False  # the contract says no too, or cannot be asked so much
+        data = calls.agreed(publishers, quorum, kind, reference)
+        return Reader(await self._view(self.book.reference_values, data, 32)).uint(0) == 1
+
+    async def propose_reference(self, kind: int, reference: Digest, uri: str, *, signer: SigningKey) -> Digest:
+        return await self._send(self.book.reference_values, calls.propose(kind, reference, uri), signer)
+
+    async def revoke_reference(self, kind: int, reference: Digest, *, signer: SigningKey) -> Digest:
+        return await self._send(self.book.reference_values, calls.revoke(kind, reference), signer)
+
+    async def set_publisher_delay(self, seconds: int, *, signer: SigningKey) -> Digest:
+        return await self._send(self.book.reference_values, calls.set_delay(seconds), signer)
 
     async def close(self) -> None:
         await self.rpc.close()
