@@ -17,7 +17,7 @@ from bombyx.protocol.attest import (
     policy_from_toml,
     policy_to_toml,
 )
-from bombyx.protocol.primitives import Digest
+from bombyx.protocol.primitives import Address, Digest
 
 DIGESTS = st.binary(min_size=32, max_size=32).map(Digest)
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
@@ -42,6 +42,8 @@ POLICIES = st.builds(
     require_gpu=st.booleans(),
     require_chain=st.booleans(),
     max_beacon_age=st.integers(0, 7200),
+    publishers=st.lists(st.binary(min_size=20, max_size=20).map(Address), max_size=3, unique=True).map(tuple),
+    publishers_agree=st.integers(0, 4),
 )
 
 

@@ -19,6 +19,7 @@ from bombyx.adapters.memory import MemoryLedger, MemoryStore
 from bombyx.adapters.simulator import SimulatedEnclave, SimulatedEndorsements, SimulatedPlatform, development_policy
 from bombyx.errors import BombyxError, PaymentError, Peer, StreamTruncated, Unavailable, Unreachable
 from bombyx.ports import Operator, OperatorRole
+from bombyx.protocol.attest import AppraisalPolicy
 from bombyx.protocol.pay.payee import PayeeBook, PayeeTerms
 from bombyx.protocol.pay.price import charge, price_of, units, with_commission
 from bombyx.protocol.pay.usage import usage_commitment
@@ -498,13 +499,15 @@ class Pair:
         return self.client
 
 
-def make_client(pair: Pair, settings: ClientSettings, *, proxies: Sequence[Proxy] = ()) -> Client:
+def make_client(
+    pair: Pair, settings: ClientSettings, *, proxies: Sequence[Proxy] = (), policy: AppraisalPolicy | None = None
+) -> Client:
     lines = [ProxyLine(address=p.key.address, transport=p, url="memory") for p in proxies or [pair.proxy]]
     return Client(
         settings,
         keys=pair.keys,
         proxies=lines,
-        policy=development_policy(pair.platform),
+        policy=policy or development_policy(pair.platform),
         clock=CLOCK,
         randomness=ENTROPY,
         store=pair.store,

@@ -15,12 +15,20 @@ _MEANING = {
     TrustClass.SIMULATED: "SIMULATED: protects from nobody who owns the host",
 }
 
+_NO_QUORUM = "publishers can never agree: publishers_agree must be 1 up to the number of publishers"
+_NO_PLATFORM = (
+    "publishers admit no image yet: name the firmware and kernel it must run on, by a [[reference_value]] with mrtd, "
+    "rtmr1 and rtmr2 (SEV-SNP: measurement)"
+)
+
 
 def explain_policy(policy: AppraisalPolicy) -> list[tuple[str, str]]:
     """(subject, sentence), in reading order."""
     lines = [("accepts", f"{one}: {_MEANING[one]}") for one in sorted(policy.trust_classes)]
     lines += [("root", _root(root)) for root in policy.roots]
     lines += [("image", _image(value)) for value in policy.reference_values]
+    if policy.publishers or policy.publishers_agree:
+        lines.append(("publishers", _publishers(policy)))
     lines.append(("GPU", _gpu(policy)))
     lines.append(("tokens", _tokens(policy)))
     lines.append(("freshness", _freshness(policy)))
@@ -36,7 +44,10 @@ def missing(policy: AppraisalPolicy) -> list[str]:
         gaps.append("no trust class is accepted: nothing passes")
     if not policy.roots:
         gaps.append("no root is trusted: nothing passes")
-    if not policy.reference_values:
+    admits = policy.asks_publishers() and policy.admissible_platforms()
+    if (policy.publishers or policy.publishers_agree) and not admits:
+        gaps.append(_NO_QUORUM if not policy.asks_publishers() else _NO_PLATFORM)
+    if not policy.reference_values and not admits:
         gaps.append("no image is named ([[reference_value]]): hardware may be proven, but never what runs on it")
     if policy.roots and not any(policy.may_accept(root.trust_class) for root in policy.roots):
         gaps.append("no root named can give a trust class that is accepted: nothing passes")
@@ -54,6 +65,11 @@ def _image(value: ReferenceValue) -> str:
     parts = [] if value.compose_hash is None else [f"compose hash {value.compose_hash.hex()[:16]}..."]
     parts += [f"{name} {data.hex()[:16]}..." for name, data in value.measurements]
     return f"{value.name} as {value.trust_class}: {', '.join(parts)}{'; opens a GPU' if value.gpu else ''}"
+
+
+def _publishers(policy: AppraisalPolicy) -> str:
+    names = ", ".join(str(one) for one in policy.publishers) or "nobody"
+    return f"an image is accepted too while {policy.publishers_agree} of these hold it good on chain: {names}"
 
 
 def _gpu(policy: AppraisalPolicy) -> str:

@@ -4,6 +4,7 @@
 Always: empty means no. A policy without roots, trust classes, TCB statuses or Reference Values passes nothing.
 `a | b` accepts what either names and keeps the stricter of every limit; Reference Values stay tied to their trust class
 and TCB statuses to their root, so joining a development policy to a production one never loosens the production part.
+For the same reason a joined policy asks only the publishers that both name.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final
 from bombyx.errors import ConfigError
 from bombyx.protocol.attest.roots import INTEL_ROOT, NVIDIA_ROOT, TrustClass, trust_class_of
 from bombyx.protocol.attest.roots_amd import AMD_ROOTS
-from bombyx.protocol.primitives import Digest
+from bombyx.protocol.primitives import Address, Digest
 from bombyx.protocol.wire.evidence import MAX_KEYSET_LIFE
 
 CLOCK_SKEW: Final = 60  # seconds a beacon or a start may lie ahead of our clock
@@ -24,6 +25,12 @@ _MEASUREMENT_SIZES: Final = {
     **dict.fromkeys(("mrenclave", "mrsigner", "host_data"), 32),  # SGX; SEV-SNP's host data
     **dict.fromkeys(("isv_prod_id", "isv_svn"), 2),
 }  # bytes
+
+_PLATFORM: Final = {  # what has to be measured before a compose hash that is measured means anything
+    TrustClass.TDX: frozenset({"mrtd", "rtmr1", "rtmr2"}),
+    TrustClass.SNP: frozenset({"measurement"}),
+}
+_OF_THE_IMAGE: Final = frozenset({"rtmr3", "mr_config_id", "host_data"})  # these hold the compose hash itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +101,8 @@ class AppraisalPolicy:
         True  # registry and beacon must be confirmed by a chain we trust; offline they are `not checked`
     )
     max_beacon_age: int = MAX_KEYSET_LIFE  # seconds
+    publishers: tuple[Address, ...] = ()  # whose lists of good images, on chain, admit more than the values above
+    publishers_agree: int = 0  # how many of them must hold an image good; 0: none is admitted
 
     def __or__(self, other: AppraisalPolicy) -> AppraisalPolicy:
         if not isinstance(other, AppraisalPolicy):
@@ -109,7 +118,42 @@ class AppraisalPolicy:
             require_nonce=self.require_nonce or other.require_nonce,
             require_chain=self.require_chain or other.require_chain,
             max_beacon_age=min(self.max_beacon_age, other.max_beacon_age),
+            publishers=tuple(one for one in self.publishers if one in other.publishers),
+            publishers_agree=max(self.publishers_agree, other.publishers_agree),
         )
+
+    def asks_publishers(self) -> bool:
+        """Whether enough publishers are named for them ever to agree."""
+        return 0 < self.publishers_agree <= len(set(self.publishers))
+
+    def admitting(self, reference: Digest) -> AppraisalPolicy:
+        """The same and this compose hash, for one who has seen that enough publishers agree on it now (ATT-14).
+
+        On hardware it counts only with a firmware and kernel that this policy itself names for that technology: what
+        measures the compose file is not what a publisher vouches for.
+        """
+        if not self.asks_publishers():
+            return self
+        name = f"{self.publishers_agree} of {len(set(self.publishers))} publishers"
+        platforms = self.admissible_platforms()
+        added = [
+            ReferenceValue(name=name, trust_class=base, compose_hash=reference, measurements=platform, gpu=gpu)
+            for (base, platform), gpu in platforms.items()
+        ]
+        return replace(self, reference_values=_joined(self.reference_values, tuple(added)))
+
+    def admissible_platforms(self) -> dict[tuple[TrustClass, tuple[tuple[str, bytes], ...]], bool]:
+        """What an image that publishers agree on must run on; and whether GPU evidence is then due."""
+        found: dict[tuple[TrustClass, tuple[tuple[str, bytes], ...]], bool] = {}
+        for value in self.reference_values:
+            needed = _PLATFORM.get(value.trust_class)
+            kept = tuple(one for one in value.measurements if one[0] not in _OF_THE_IMAGE)
+            if needed and self.may_accept(value.trust_class) and needed <= {name for name, _ in kept}:
+                key = (value.trust_class, kept)
+                found[key] = found.get(key, False) or value.gpu
+        if self.may_accept(TrustClass.SIMULATED):
+            found[TrustClass.SIMULATED, ()] = False  # it proves nothing, whatever it is measured on
+        return found
 
     def may_accept(self, base: TrustClass) -> bool:
         """Whether evidence of this base class can still end in a class that is accepted (GPU evidence comes later)."""

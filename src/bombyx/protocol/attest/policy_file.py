@@ -3,6 +3,8 @@
 
     trust_classes = ["simulated"]
     require_chain = true
+    publishers = ["0x..."]     # whose lists on chain admit further images
+    publishers_agree = 1       # how many of them must hold an image good
     [[root]]
     name = "development"
     certificate = "base64 of the DER certificate, or intel, amd-milan, amd-genoa, amd-turin"
@@ -27,9 +29,10 @@ from bombyx.errors import ConfigError
 from bombyx.protocol.attest.policy import AppraisalPolicy, ReferenceValue, TrustedRoot
 from bombyx.protocol.attest.roots import INTEL_ROOT, NVIDIA_ROOT, NVIDIA_TOKEN_AUTHORITY, TrustClass
 from bombyx.protocol.attest.roots_amd import AMD_ROOTS
-from bombyx.protocol.primitives import Digest
+from bombyx.protocol.primitives import Address, Digest
 
 MAX_POLICY: Final = 262_144  # characters
+MAX_PUBLISHERS: Final = 32  # as many as the contract can be asked about at once
 _TOP: Final = {
     "trust_classes",
     "models",
@@ -39,6 +42,8 @@ _TOP: Final = {
     "require_nonce",
     "require_chain",
     "max_beacon_age",
+    "publishers",
+    "publishers_agree",
     "root",
     "reference_value",
 }
@@ -75,7 +80,19 @@ def policy_from_toml(text: str) -> AppraisalPolicy:
         require_nonce=_typed(table, "require_nonce", bool, True, "policy"),
         require_chain=_typed(table, "require_chain", bool, True, "policy"),
         max_beacon_age=_typed(table, "max_beacon_age", int, 7200, "policy"),
+        publishers=_publishers(table),
+        publishers_agree=_typed(table, "publishers_agree", int, 0, "policy"),
     )
+
+
+def _publishers(table: dict[str, Any]) -> tuple[Address, ...]:
+    try:
+        found = tuple(Address.parse(text) for text in _strings(table, "publishers", "policy"))
+    except ValueError:
+        raise ConfigError("policy: publishers are addresses, 0x and 40 hex digits each", rule="ATT-14") from None
+    if len(set(found)) != len(found) or len(found) > MAX_PUBLISHERS:
+        raise ConfigError(f"policy: publishers are named once each, at most {MAX_PUBLISHERS}", rule="ATT-14")
+    return found
 
 
 def _root(entry: dict[str, Any]) -> TrustedRoot:
@@ -142,6 +159,10 @@ def policy_to_toml(policy: AppraisalPolicy) -> str:
         lines.append("require_nonce = false")
     if policy.models is not None:
         lines.append(f"models = {_quoted(sorted(model.hex() for model in policy.models))}")
+    if policy.publishers:
+        lines.append(f"publishers = {_quoted([str(one) for one in policy.publishers])}")
+    if policy.publishers_agree:
+        lines.append(f"publishers_agree = {policy.publishers_agree}")
     for root in policy.roots:
         lines += ["", "[[root]]", f"name = {_quoted(root.name)}", f"certificate = {_quoted(_spelt(root.certificate))}"]
         lines.append(f"tcb_statuses = {_quoted(sorted(root.tcb_statuses))}")

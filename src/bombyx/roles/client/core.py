@@ -88,7 +88,14 @@ class Client:
         self._ledger = ledger
         self._blobs = Blobs(store)
         self.network = Network(settings, clock=clock, ledger=ledger, blobs=self._blobs)
-        self.evidence = EvidenceCache(policy, clock=clock, ledger=ledger, blobs=self._blobs, endorsements=endorsements)
+        self.evidence = EvidenceCache(
+            policy,
+            clock=clock,
+            ledger=ledger,
+            blobs=self._blobs,
+            endorsements=endorsements,
+            recheck_seconds=settings.registry_seconds,
+        )
         self.wallet = Wallet(settings, keys, clock=clock, randomness=randomness, store=store, ledger=ledger)
         self.withdrawals = Withdrawals(
             self.wallet, ledger=ledger, clock=clock, owner=keys.owner, every=settings.withdrawal_seconds

@@ -6,6 +6,7 @@ Not here: the judgement (`protocol/attest`). A proxy's word plays no part: bundl
 keys and the beacon from the chain.
 
 Always: a failure is remembered too, for a short while, so that a broken worker does not cost a check per request.
+An image that only publishers vouch for is appraised again every `recheck_seconds`, so a revocation bites (ATT-14).
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
-from bombyx.errors import AttestationError, MalformedMessage, PeerError
-from bombyx.ports import Clock, EndorsementSource, Ledger, Operator
+from bombyx.errors import AttestationError, MalformedMessage, PeerError, Unavailable
+from bombyx.ports import Clock, EndorsementSource, Ledger, Operator, ReferenceKind
 from bombyx.protocol.attest.appraise import appraise
 from bombyx.protocol.attest.keyset import RegisteredWorker
 from bombyx.protocol.attest.policy import AppraisalPolicy
 from bombyx.protocol.attest.result import AttestationResult
-from bombyx.protocol.primitives import Address, Digest, Instant
+from bombyx.protocol.primitives import Address, Digest, Instant, sha256
 from bombyx.protocol.wire.evidence import BlockHeader, EvidenceBundle, Keyset
 from bombyx.protocol.wire.market import Offer
 from bombyx.roles.client.blobs import Blobs
@@ -60,12 +61,14 @@ class EvidenceCache:
         ledger: Ledger,
         blobs: Blobs,
         endorsements: EndorsementSource | None = None,
+        recheck_seconds: float = 30.0,
     ) -> None:
         self._policy = policy
         self._clock = clock
         self._ledger = ledger
         self._blobs = blobs
         self._endorsements = endorsements
+        self._recheck = recheck_seconds
         # By operator, too: a proxy that lists one worker's evidence under another's name must not spoil it for both.
         self._known: OrderedDict[Key, Appraised] = OrderedDict()
         self._locks: dict[Key, asyncio.Lock] = {}
@@ -104,6 +107,8 @@ class EvidenceCache:
         try:
             result = await self._judge(data, operator, now)
             lasting = max(0.0, (result.until - now) / 1000)
+            if self._policy.asks_publishers():
+                lasting = min(lasting, self._recheck)
             outcome = self._outcome(offer, now, lasting, result=result)
         except (AttestationError, MalformedMessage) as error:
             outcome = self._outcome(offer, now, FAILURE_SECONDS, error=error)
@@ -123,7 +128,19 @@ class EvidenceCache:
             pay_authorizer=operator.pay_authorizer,
             chain_id=(await self._ledger.info()).chain_id,
         )
-        return appraise(data, self._policy, now=now, registered=registered, beacon=beacon, endorsements=endorsements)
+        policy = await self._admitting(bundle)
+        return appraise(data, policy, now=now, registered=registered, beacon=beacon, endorsements=endorsements)
+
+    async def _admitting(self, bundle: EvidenceBundle) -> AppraisalPolicy:
+        """The policy, with this bundle's image where its publishers agree now. Nobody who answers means no."""
+        if not self._policy.asks_publishers():
+            return self._policy
+        publishers, quorum, image = self._policy.publishers, self._policy.publishers_agree, sha256(bundle.compose)
+        try:
+            agreed = await self._ledger.references_agreed(publishers, quorum, ReferenceKind.MEASUREMENT, image)
+        except (PeerError, Unavailable):
+            agreed = False
+        return self._policy.admitting(image) if agreed else self._policy
 
     async def _beacon(self, bundle: EvidenceBundle) -> BlockHeader | None:
         try:

@@ -169,6 +169,13 @@ class Desk:
             price_of(sheet, model)
         return sheet
 
+    async def recheck(self) -> None:
+        """Let go of keysets whose image its publishers have revoked (ATT-14)."""
+        for seat in [seat for worker in self._roster.workers.values() for seat in worker.seats]:
+            if not await self._registry.still_admits(seat.result):
+                self._roster.retract(seat)
+                log.warning("worker %s: publishers revoked its image", seat.worker.operator)
+
     def loaded(self, session: LinkSession, load: LinkLoad) -> None:
         worker = self._workers.get(session)
         if worker is not None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 
-from bombyx.errors import AttestationError, MalformedMessage, Peer
-from bombyx.ports import Clock, Ledger, Operator, OperatorRole
+from bombyx.errors import AttestationError, MalformedMessage, Peer, PeerError, Unavailable
+from bombyx.ports import Clock, Ledger, Operator, OperatorRole, ReferenceKind
 from bombyx.protocol.attest import AppraisalPolicy, AttestationResult, RegisteredWorker, appraise
-from bombyx.protocol.primitives import Address
+from bombyx.protocol.primitives import Address, Digest, sha256
 from bombyx.protocol.wire.evidence import EvidenceBundle, Keyset
 
 
@@ -42,7 +42,8 @@ class Registry:
 
     async def vet(self, bundle: bytes) -> tuple[AttestationResult, Operator]:
         """Appraise a worker's bundle under our policy and the chain. Raises `AttestationError`, `MalformedMessage`."""
-        keyset = Keyset.decode(EvidenceBundle.decode(bundle).keyset)
+        shown = EvidenceBundle.decode(bundle)
+        keyset = Keyset.decode(shown.keyset)
         line = await self.worker(keyset.operator)
         if line is None or (line.receipt_address, line.pay_authorizer) != (
             keyset.receipt_address,
@@ -54,7 +55,7 @@ class Registry:
         beacon = await self._ledger.block(keyset.beacon)
         result = appraise(
             bundle,
-            self._policy,
+            await self._admitting(sha256(shown.compose)),
             now=self._clock.now(),
             registered=RegisteredWorker(
                 operator=line.address,
@@ -67,3 +68,22 @@ class Registry:
         if not set(result.keyset.models) <= set(line.models):
             raise MalformedMessage("it serves a model it has not registered", peer=Peer.WORKER, rule="MKT-9")
         return result, line
+
+    async def _admitting(self, image: Digest) -> AppraisalPolicy:
+        """Our policy, with this image where its publishers agree now. A chain that cannot be asked means no."""
+        try:
+            return self._policy.admitting(image) if await self._agreed(image) else self._policy
+        except (PeerError, Unavailable):
+            return self._policy
+
+    async def _agreed(self, image: Digest) -> bool:
+        policy = self._policy
+        return policy.asks_publishers() and await self._ledger.references_agreed(
+            policy.publishers, policy.publishers_agree, ReferenceKind.MEASUREMENT, image
+        )
+
+    async def still_admits(self, result: AttestationResult) -> bool:
+        """Whether an image that only publishers vouched for is still good. Raises `Unavailable`."""
+        image = result.claims.boot.compose_hash
+        ours = {value.name for value in self._policy.reference_values}
+        return result.claims.reference_value in ours or image is None or await self._agreed(image)

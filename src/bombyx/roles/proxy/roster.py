@@ -142,6 +142,13 @@ class Roster:
                 self._forget(seat)
                 self.changes += 1
 
+    def retract(self, seat: Seat) -> None:
+        """Its image was revoked: nothing more is sent to this keyset."""
+        if seat in seat.worker.seats:
+            seat.worker.seats.remove(seat)
+            self._forget(seat)
+            self.changes += 1
+
     def find(self, candidate: Digest) -> Seat | None:
         return self._seats.get(candidate)
 

@@ -246,6 +246,7 @@ class Proxy:
                     if worker.seats and self._wallet.runs_low(worker.seats[-1].account):
                         await self._wallet.top_up(worker.seats[-1].account)
                 await self._accounts.claim()
+                await _started(self._desk).recheck()
                 seats = [seat for worker in self.roster.workers.values() for seat in worker.seats]
                 await self._wallet.reclaim({seat.account.channel.id for seat in seats})
             except BombyxError as error:
