@@ -24,6 +24,7 @@ from bombyx.cli.money import watchtower
 from bombyx.cli.network import app as network_app
 from bombyx.cli.policy import app as policy_app
 from bombyx.cli.receipts import app as receipts_app
+from bombyx.cli.reference import app as reference_app
 from bombyx.cli.roles import client, devnet, proxy, worker
 from bombyx.cli.sell import sell
 from bombyx.cli.settings import app as config_app
@@ -59,6 +60,7 @@ app.add_typer(channel_app, name="channel")
 app.add_typer(network_app, name="network")
 app.add_typer(money_app, name="money")
 app.command()(watchtower)
+app.add_typer(reference_app, name="reference")
 app.add_typer(keys_app, name="keys")
 app.add_typer(config_app, name="config")
 app.add_typer(enclave_app, name="enclave")
