@@ -80,6 +80,11 @@ class ProxyConfig:
     open_per_channel: int = _setting(32, "requests one channel may have open", least=1, most=10_000)
     rate_per_channel: float = _setting(50.0, "requests per second one channel may make", least=0.01)
     float_limit: int = _setting(20_000_000, "token base units placed in each worker's channel", least=1)
+    claim_threshold: int = _setting(1_000_000, "token base units owed on one channel that are claimed at once", least=1)
+    claim_age: int = _setting(86_400, "seconds after which any debt is claimed", least=1)
+    claim_every: float = _setting(
+        30.0, "seconds between looks at the chain: a withdrawal is answered within", least=0.1, most=300
+    )
     store: str = _setting(
         SQLITE, "`sqlite`: a file of its own; postgresql://USER:PASSWORD@HOST/NAME: shared by replicas", secret=True
     )
@@ -112,6 +117,11 @@ class WorkerConfig:
     price_output: int = _setting(800_000, "token base units per million output units", least=0)
     grain: int = _setting(16, "units are rounded up to multiples of this", least=1, most=MAX_GRAIN)
     capacity: int = _setting(4, "requests at once", least=1, most=4_096)
+    claim_threshold: int = _setting(1_000_000, "token base units owed on one channel that are claimed at once", least=1)
+    claim_age: int = _setting(86_400, "seconds after which any debt is claimed", least=1)
+    claim_every: float = _setting(
+        60.0, "seconds between looks at the chain: a withdrawal is answered within", least=0.1, most=300
+    )
     threads: int = _setting(1, "threads of the embedded engine", least=1, most=256)
     context: int = _setting(2_048, "tokens of context of each request, embedded engine", least=256, most=1_048_576)
     rotation: float = _setting(3_600.0, "seconds between key rotations", least=1, most=5_400)
@@ -345,3 +355,19 @@ def passphrase_file() -> Path | None:
     never in the environment: other processes of the same user could read it there."""
     named = os.environ.get("BOMBYX_PASSPHRASE_FILE")
     return Path(named) if named else None
+
+
+# --- for tests of whole processes ------------------------------------------------------------------------------------
+
+
+def crash_point() -> str | None:
+    """Where a test wants this process to die: $BOMBYX_CRASH_AT, see `adapters/crashing.py`. Not for operators."""
+    return os.environ.get("BOMBYX_CRASH_AT") or None
+
+
+def clock_error() -> float:
+    """Seconds by which a test wants this process' clock to be wrong: $BOMBYX_CLOCK_ERROR. Not for operators."""
+    try:
+        return float(os.environ.get("BOMBYX_CLOCK_ERROR", "0"))
+    except ValueError:
+        raise ConfigError("BOMBYX_CLOCK_ERROR is a number of seconds") from None

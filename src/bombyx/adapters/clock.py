@@ -12,12 +12,15 @@ _new = int.__new__  # in range by its nature, and asked for several times a requ
 
 
 class SystemClock:
-    """`now` may jump; `monotonic` never turns back."""
+    """`now` may jump; `monotonic` never turns back. `error`: seconds it is wrong by, for tests of clocks that are."""
 
-    __slots__ = ()
+    __slots__ = ("_error",)
+
+    def __init__(self, *, error: float = 0.0) -> None:
+        self._error = int(error * 1_000)
 
     def now(self) -> Instant:
-        return _new(Instant, time.time_ns() // 1_000_000)
+        return _new(Instant, time.time_ns() // 1_000_000 + self._error)
 
     def monotonic(self) -> float:
         return time.monotonic()

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bombyx.adapters.sqlite import SqliteStore
-from bombyx.compose.service import Service
+from bombyx.compose.service import Service, open_store
 from bombyx.config import SQLITE, ProxyConfig
 from bombyx.errors import ConfigError
 from bombyx.ports import Entropy, Leases, Store
@@ -23,7 +22,7 @@ async def open_books(
 ) -> tuple[Store, Leases | None]:
     """The store, and the leases where others share it. Both are closed with the service."""
     if config.store == SQLITE:
-        store = SqliteStore.open(state / "proxy.db")
+        store = open_store(state / "proxy.db")
         service.stack.push_async_callback(store.close)
         return store, None
     try:

@@ -8,14 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from bombyx.adapters.clock import SystemClock
 from bombyx.adapters.entropy import SystemEntropy
 from bombyx.adapters.http_server import HttpServer
 from bombyx.adapters.proxy_http import HttpProxyTransport
-from bombyx.adapters.sqlite import SqliteStore
 from bombyx.adapters.state_folder import StateFolder
 from bombyx.compose.policy import read_policy
-from bombyx.compose.service import Service, fund
+from bombyx.compose.service import Service, fund, open_clock, open_store
 from bombyx.compose.wallet import Ask, client_ledger, kept_keys
 from bombyx.config import ClientConfig, NetworkDescriptor, load, state_home
 from bombyx.errors import ConfigError
@@ -91,14 +89,14 @@ async def _started(
     settings: ClientSettings, network: NetworkDescriptor, ledger: Ledger, held: StateFolder, keys: ClientKeys
 ) -> Client:
     policy = read_policy(network.policy)
-    store = SqliteStore.open(held.path / "client.db", released=held.release)
+    store = open_store(held.path / "client.db", released=held.release)
     lines = tuple(ProxyLine(address=p.address, transport=HttpProxyTransport(p.url), url=p.url) for p in network.proxies)
     client = Client(
         settings,
         keys=keys,
         proxies=lines,
         policy=policy,
-        clock=SystemClock(),
+        clock=open_clock(),
         randomness=SystemEntropy(),
         store=store,
         ledger=ledger,

@@ -7,14 +7,13 @@ import ssl
 from dataclasses import replace
 from pathlib import Path
 
-from bombyx.adapters.clock import SystemClock
 from bombyx.adapters.entropy import SystemEntropy
 from bombyx.adapters.http_server import HttpLimits, HttpServer
 from bombyx.adapters.state_folder import StateFolder
 from bombyx.adapters.websocket import websocket_upgrade
 from bombyx.compose.books import open_books, pay_key
 from bombyx.compose.policy import read_policy
-from bombyx.compose.service import Service, fund, open_ledger
+from bombyx.compose.service import Service, fund, open_clock, open_ledger
 from bombyx.config import NetworkDescriptor, ProxyConfig
 from bombyx.errors import ConfigError
 from bombyx.ports import Ledger, Operator, OperatorRole
@@ -22,7 +21,7 @@ from bombyx.protocol.primitives import Address, Digest
 from bombyx.protocol.seal import GatewayKey
 from bombyx.protocol.wire.signing import SigningKey
 from bombyx.roles.proxy.runtime import Proxy
-from bombyx.roles.proxy.settings import Limits, ProxySettings
+from bombyx.roles.proxy.settings import Limits, ProxySettings, Timings
 
 LINK_PATH = "/v1/link"
 DEV_FUNDS = 1_000_000_000  # base units a development chain gives a new proxy
@@ -32,7 +31,7 @@ async def start(config: ProxyConfig, network: NetworkDescriptor, state: Path) ->
     from bombyx.compose import key_store
 
     service = Service(facts={"role": "proxy"})
-    entropy, clock = SystemEntropy(), SystemClock()
+    entropy, clock = SystemEntropy(), open_clock()
     service.stack.callback(StateFolder.hold(state).release)
     key = key_store(state).load_or_create("proxy")
     ledger = open_ledger(network)
@@ -86,12 +85,15 @@ def _settings(config: ProxyConfig, network: NetworkDescriptor) -> ProxySettings:
         policy=read_policy(network.policy),
         commission_bps=config.commission_bps,
         float_limit=config.float_limit,
+        claim_threshold=config.claim_threshold,
+        claim_age=config.claim_age,
         expose_views=config.expose_views,
         limits=Limits(
             max_body=config.max_body,
             open_per_channel=config.open_per_channel,
             rate_per_channel=config.rate_per_channel,
         ),
+        timings=Timings(housekeeping=config.claim_every),
     )
 
 

@@ -6,12 +6,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from bombyx.adapters.clock import SystemClock
+from bombyx.adapters.crashing import CrashingStore
 from bombyx.adapters.evm import AddressBook, EvmLedger, Rpc
 from bombyx.adapters.ledger_http import HttpLedger
-from bombyx.config import NetworkDescriptor
-from bombyx.ports import Ledger
+from bombyx.adapters.sqlite import SqliteStore
+from bombyx.config import NetworkDescriptor, clock_error, crash_point
+from bombyx.ports import Clock, Ledger, Store
 from bombyx.protocol.primitives import Address
 
 
@@ -27,6 +31,17 @@ class Service:
         if self.drain is not None:
             await self.drain()
         await self.stack.aclose()
+
+
+def open_clock() -> Clock:
+    """The machine's."""
+    return SystemClock(error=clock_error())
+
+
+def open_store(path: Path, *, released: Callable[[], None] = lambda: None) -> Store:
+    """One file of rows; one that kills us at a chosen write, where a test asked for that."""
+    store, point = SqliteStore.open(path, released=released), crash_point()
+    return CrashingStore(store, point) if point else store
 
 
 def open_ledger(network: NetworkDescriptor) -> HttpLedger | EvmLedger:

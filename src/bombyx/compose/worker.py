@@ -9,18 +9,16 @@ from pathlib import Path
 
 import aiohttp
 
-from bombyx.adapters.clock import SystemClock
 from bombyx.adapters.engine_dialect import Dialect
 from bombyx.adapters.engine_embedded import PACKAGE, VERSION, EmbeddedEngine, EmbeddedOptions
 from bombyx.adapters.engine_openai import OpenAIEngine
 from bombyx.adapters.entropy import SystemEntropy
 from bombyx.adapters.gguf import file_digest, find_packaged_model, read_gguf
-from bombyx.adapters.sqlite import SqliteStore
 from bombyx.adapters.state_folder import StateFolder
 from bombyx.adapters.token_gaps import TokenIndex
 from bombyx.adapters.websocket import WebSocketDialer
 from bombyx.compose.enclave import enclave_device, vendor_endorsements
-from bombyx.compose.service import Service, fund, open_ledger
+from bombyx.compose.service import Service, fund, open_clock, open_ledger, open_store
 from bombyx.config import NetworkDescriptor, WorkerConfig
 from bombyx.errors import ConfigError
 from bombyx.protocol.primitives import sha256
@@ -46,12 +44,12 @@ async def start(config: WorkerConfig, network: NetworkDescriptor, state: Path) -
     from bombyx.compose import key_store
 
     service = Service(facts={"role": "worker"})
-    clock, entropy = SystemClock(), SystemEntropy()
+    clock, entropy = open_clock(), SystemEntropy()
     service.stack.callback(StateFolder.hold(state).release)
     operator = key_store(state).load_or_create("worker")
     ledger = open_ledger(network)
     service.stack.push_async_callback(ledger.close)
-    store = SqliteStore.open(state / "worker.db")
+    store = open_store(state / "worker.db")
     service.stack.push_async_callback(store.close)
     model = await _model(config)
     service.stack.push_async_callback(model.engine.close)
@@ -95,8 +93,10 @@ def _settings(config: WorkerConfig, network: NetworkDescriptor, model: ServedMod
         hardware=config.hardware,
         receipts_kept=config.receipts_kept,
         receipts_seconds=config.receipts_days * 86_400,
+        claim_threshold=config.claim_threshold,
+        claim_age=config.claim_age,
         limits=Limits(capacity=config.capacity, queue=config.capacity * 2),
-        timings=Timings(rotation=config.rotation, overlap=config.overlap),
+        timings=Timings(rotation=config.rotation, overlap=config.overlap, claim=config.claim_every),
     )
 
 

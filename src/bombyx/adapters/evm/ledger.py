@@ -112,12 +112,16 @@ class EvmLedger:
         return calls.erc3009_data(before, salt, signer.sign(typed_digest(self._token_domain, hashed)))
 
     async def channel(self, channel: Digest) -> ChannelView | None:
-        """What the chain shows now, in one block's view."""
+        """One block's view of it: the newest one's, or as many blocks down as a reorg may take. So a deposit counts
+        for its payee when it counts for its payer, and a claim that may yet vanish is not booked as paid."""
         config = await self._config(channel)
         if config is None:
             return None
         views = [(self.book.settlement, data) for data in calls.channel_views(channel)]
-        answer = await self._view(self.book.multicall, calls.aggregate(views))
+        at = "latest"
+        if self.book.reorg_depth:
+            at = hex(max(0, as_int(await self._ask("eth_blockNumber")) - self.book.reorg_depth))
+        answer = await self._view(self.book.multicall, calls.aggregate(views), at=at)
         state, pending, nonce = (Reader(one) for one in calls.aggregated(answer))
         return ChannelView(
             config=config,
@@ -246,9 +250,9 @@ class EvmLedger:
         except RpcError as error:
             raise Unavailable(f"the chain node says {error.message}", retry_after=1.0, rule="LEDGER-2") from None
 
-    async def _view(self, to: Address, data: bytes, size: int | None = None) -> bytes:
+    async def _view(self, to: Address, data: bytes, size: int | None = None, *, at: str = "latest") -> bytes:
         try:
-            answer = await self.rpc.call("eth_call", {"to": str(to), "data": "0x" + data.hex()}, "latest")
+            answer = await self.rpc.call("eth_call", {"to": str(to), "data": "0x" + data.hex()}, at)
         except RpcError as error:
             raise refusal(error) from None
         return as_bytes(answer, size)

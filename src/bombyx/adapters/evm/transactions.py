@@ -172,9 +172,15 @@ class Transactions:
     async def _bump(
         self, family: list[_Sent], to: Address | None, data: bytes, gas: int, nonce: int, signer: SigningKey
     ) -> list[_Sent]:
-        """The same call and nonce, dearer; or the last one again, where the cap is reached and the node lost it."""
+        """The same call and nonce, dearer: a step above the last one, or what the newest block asks if that is more; or
+        the last one again, where the cap is reached and the node lost it."""
         last = family[-1]
         fees = last.fees.bumped(self._patience)
+        try:
+            asked = await self._fees()
+            fees = Fees(tip=max(fees.tip, asked.tip), limit=max(fees.limit, asked.limit))
+        except Unavailable:
+            pass  # above the cap, or nobody says: a step is what we can do
         if fees == last.fees:
             await self._submit(last)
             return family

@@ -65,7 +65,7 @@ class ActionRelease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObserveClaim:
-    """The chain paid out up to `total` (cumulative)."""
+    """The chain shows `total` (cumulative) as paid out: less than before where a reorg took a claim back."""
 
     total: Amount
     now: Instant
@@ -205,9 +205,8 @@ def _booked(
 
 
 def _claim(channel: PayeeChannel, event: ObserveClaim) -> PayeeChannel:
-    claimed = max(channel.claimed, event.total)
-    since = event.now if channel.charged > claimed else NEVER
-    return dataclasses.replace(channel, claimed=claimed, owed_since=since)
+    since = event.now if channel.charged > event.total else NEVER
+    return dataclasses.replace(channel, claimed=event.total, owed_since=since)
 
 
 def _same(channel: PayeeChannel, event: object) -> PayeeChannel:

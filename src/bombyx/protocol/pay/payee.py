@@ -357,22 +357,24 @@ class PayeeBook:
         old = now >= found.owed_since.plus(seconds=self.terms.claim_age)
         if not (owed >= self.terms.claim_threshold or old or view.withdrawing or found.phase is not Phase.OPEN):
             return None
-        return self.claim_now(channel)
+        return self.claim_now(channel, view=view)
 
-    def claim_now(self, channel: Digest) -> Claim | None:
-        """Everything charged so far, whatever the thresholds say; None when nothing is owed."""
+    def claim_now(self, channel: Digest, *, view: ChannelView | None = None) -> Claim | None:
+        """Everything charged so far, whatever the thresholds say; None when nothing is owed. With `view`, no more than
+        the deposit holds: a claim above it would be refused whole, and its batch with it."""
         found = self.channel(channel)
-        if found.owed <= 0:
+        total = min(found.charged, view.balance) if view is not None else found.charged
+        if total <= max(found.claimed, view.total_claimed if view is not None else 0):
             return None
-        return Claim(config=found.config, ceiling=found.ceiling, signature=found.signature, total_claimed=found.charged)
+        return Claim(config=found.config, ceiling=found.ceiling, signature=found.signature, total_claimed=total)
 
     def observe(self, view: ChannelView, *, now: Instant) -> None:
-        """Book what the chain shows of a channel: claims that went through, and its end."""
+        """Book what the chain shows of a channel: claims that went through, or that a reorg took back, and its end."""
         before = self._channels.get(view.config.channel_id(self.domain))
         if before is None:
             return
         after = before
-        if view.total_claimed > before.claimed:
+        if view.total_claimed != before.claimed:
             after = step(after, ObserveClaim(total=view.total_claimed, now=now))
         if after.phase is Phase.CLOSING and not after.reserved and view.balance == view.total_claimed:
             after = step(after, ObserveClosed())

@@ -122,6 +122,10 @@ class PayerChannel:
             raise LocalError("the view is of another channel", rule="PAY-18")
         self._backed = view.spendable
 
+    def observe_nothing(self) -> None:
+        """The chain does not know the channel: not yet, or a reorg took the deposit back."""
+        self._backed = 0
+
     # --- sessions ---
 
     def needs_session(self, now: Instant) -> bool:

@@ -44,6 +44,7 @@ REQUEST_TYPE: Final = "application/vnd.bombyx.request"
 RESPONSE_TYPE: Final = "application/vnd.bombyx.response"
 OHTTP_KEY_TYPE: Final = "https://iana.org/assignments/http-problem-types#ohttp-key"
 MAX_PROBLEM: Final = 65_536  # bytes
+NO_DEPOSIT: Final = frozenset({"PAY-2", "PAY-4"})  # the payee finds no channel, or too little in it
 _PASSED_ON: Final = frozenset({400, 402, 404, 408, 409, 413, 429, 503, 504})
 
 
@@ -140,7 +141,7 @@ class Sender:
     ) -> Sent:
         terms = await self._terms(view, model, candidates, asked, body, journey.request_id)
         await self._settle_left(view)
-        regranted = resent = False
+        regranted = resent = redeposited = False
         while True:
             # A proxy that restarted has a new key, too: look it up again.
             payment = await self._pay(view, terms, journey, fresh=regranted)
@@ -157,10 +158,13 @@ class Sender:
                 return Sent(terms=terms, response=response, payment=payment)
             refusal, rule = await _refusal(response)
             await self._unserved(view, journey.request_id, resent=resent)
-            if rule != NO_SESSION or regranted:
+            if rule == NO_SESSION and not regranted:
+                regranted = True
+                self._desk.wallet.drop_session(view.line.address)
+            elif rule in NO_DEPOSIT and not redeposited and await self._desk.wallet.lost_deposit(view.line.address):
+                redeposited = True  # a reorg took it back
+            else:
                 raise refusal
-            regranted = True
-            self._desk.wallet.drop_session(view.line.address)
 
     async def _unserved(self, view: View, request_id: RequestId, *, resent: bool) -> None:
         """Free the reservation; not if an earlier sending of the same request may be running after all."""

@@ -154,6 +154,17 @@ class Wallet:
         """The proxy served under `payment`: voucher and grant need not be sent again."""
         self._known(proxy).confirm(payment)
 
+    async def lost_deposit(self, proxy: Address) -> bool:
+        """The proxy says the chain does not back our voucher: look, and say whether it is right. Then the next payment
+        deposits anew; the proxy's word alone moves nothing."""
+        async with self._lock:
+            channel = self._known(proxy)
+            await self._observe(channel)
+            if channel.frozen is not None or channel.limit >= channel.ceiling:
+                return False
+            channel.drop_session()  # so that voucher and grant go along again, and the proxy looks at the chain
+            return True
+
     def drop_session(self, proxy: Address) -> None:
         """The proxy has lost our session (PAY-11): the next payment opens a fresh one."""
         self._known(proxy).drop_session()
@@ -208,9 +219,13 @@ class Wallet:
             channel = await self._new_channel(proxy)
         # A retry of a known request reserves nothing new: its cap is in `open_amount` already.
         more = 0 if request_id in channel.in_flight else cap
-        short = channel.agreed + channel.open_amount + more - channel.limit
-        if short > 0 and channel.frozen is None:
-            await self._deposit(channel, self._settings.deposit, least=short)
+        needed = channel.agreed + channel.open_amount + more
+        if needed > channel.limit and channel.frozen is None:
+            await self._observe(channel)  # an earlier deposit whose end we never heard of may have gone through
+            # The payee takes no request while the deposit is below what was signed, as after a reorg.
+            short = max(needed, channel.ceiling) - channel.limit
+            if short > 0:
+                await self._deposit(channel, self._settings.deposit, least=short)
         return channel
 
     async def _new_channel(self, proxy: Operator) -> PayerChannel:
@@ -245,9 +260,11 @@ class Wallet:
 
     async def _observe(self, channel: PayerChannel) -> None:
         view = await self._ledger.channel(channel.id)
-        if view is not None:
+        if view is None:
+            channel.observe_nothing()
+        else:
             channel.observe(view)
-            self._deposited[channel.id] = int(view.balance)
+        self._deposited[channel.id] = int(view.balance) if view is not None else 0
 
     def _open_session(self, channel: PayerChannel, proxy: Operator) -> None:
         key = Secret(self._randomness.bytes(KEY_SIZE))

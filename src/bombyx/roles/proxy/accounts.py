@@ -13,13 +13,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from bombyx.errors import BombyxError, Overloaded, PaymentError, Peer, PeerError, Unavailable
-from bombyx.ports import ChannelView, Claim, Clock, Ledger, LedgerInfo
+from bombyx.ports import ChannelView, Clock, Ledger, LedgerInfo
 from bombyx.protocol.pay.payee import Account, PayeeBook, PayeeTerms, Reservation
 from bombyx.protocol.primitives import Amount, Digest, RequestId, Secret
 from bombyx.protocol.seal import SESSION_LABEL, GatewayKey, decapsulate_request
 from bombyx.protocol.wire.channel import settlement_domain
 from bombyx.protocol.wire.request import Payment
 from bombyx.protocol.wire.signing import SigningKey
+from bombyx.roles.proxy.claiming import Claims
 from bombyx.roles.proxy.holdings import PAYEE
 from bombyx.roles.proxy.scribe import Scribe
 from bombyx.roles.proxy.settings import ProxySettings
@@ -71,6 +72,7 @@ class Accounts:
             token=info.token,
             longest_request=int(settings.timings.max_deadline),
             claim_threshold=settings.claim_threshold,
+            claim_age=settings.claim_age,
         )
         domain = settlement_domain(info.chain_id, info.settlement)
         self.book = PayeeBook.load(terms, domain, rows, payer=Peer.CLIENT)
@@ -78,6 +80,7 @@ class Accounts:
         self._lookups = asyncio.Semaphore(settings.limits.lookups)
         self._refreshing: set[Digest] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._claims = Claims(self.book, ledger=ledger, clock=clock, signer=key, seen=self._saw)
 
     async def reserve(
         self, payment: Payment, *, request_id: RequestId, cap: int, meta_hash: Digest, body_hash: Digest
@@ -206,28 +209,14 @@ class Accounts:
         return view
 
     async def claim(self, *, everything: bool = False) -> int:
-        """Present what is worth presenting; how many channels were claimed."""
-        claims: list[Claim] = []
-        for channel in self.book.channels:
-            if not self.book.channel(channel).owed:
-                continue
-            view = await self._ledger.channel(channel)
-            if view is None or channel not in self.book:
-                continue
-            self._views[channel] = _Seen(view, self._clock.monotonic())
-            self.book.observe(view, now=self._clock.now())
-            due = self.book.claim_now(channel) if everything else None
-            due = due or self.book.claim(channel, view=view, now=self._clock.now())
-            if due is not None:
-                claims.append(due)
-        if claims:
-            await self._ledger.claim(claims, signer=self._key)
-            for claim in claims:
-                view = await self._ledger.channel(claim.config.channel_id(self.book.domain))
-                if view is not None:
-                    self.book.observe(view, now=self._clock.now())
-        await self._scribe.write(PAYEE, self.book.take_rows())
-        return len(claims)
+        """Present what is worth presenting; how many claims went through."""
+        try:
+            return await self._claims.collect(everything=everything)
+        finally:
+            await self._scribe.write(PAYEE, self.book.take_rows())
+
+    def _saw(self, view: ChannelView) -> None:
+        self._views[view.config.channel_id(self.book.domain)] = _Seen(view, self._clock.monotonic())
 
     async def close(self) -> None:
         for task in list(self._tasks):

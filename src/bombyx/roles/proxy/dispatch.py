@@ -46,6 +46,7 @@ from bombyx.roles.proxy.wallet import Wallet
 log = logging.getLogger("bombyx.proxy")
 
 NO_SESSION: Final = "PAY-11"  # a worker that restarted knows no session of ours
+NO_DEPOSIT: Final = ("PAY-2:", "PAY-4:")  # a worker that finds no channel of ours, or too little in it
 
 
 class Dispatcher:
@@ -120,6 +121,8 @@ class Dispatcher:
         """None when this worker answered, to the end or not; else why it did not start."""
         for retry in (False, True):
             reason = await self._try(job, chosen, view)
+            if isinstance(reason, Refused) and reason.message.startswith(NO_DEPOSIT):
+                self._wallet.doubt(chosen.seat.account)
             if retry or not isinstance(reason, Refused) or NO_SESSION not in reason.message:
                 return reason
             chosen.seat.account.channel.drop_session()

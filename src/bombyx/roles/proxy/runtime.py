@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from bombyx.errors import BombyxError, LocalError
@@ -239,20 +240,30 @@ class Proxy:
         while True:
             await self._clock.sleep(self.settings.timings.housekeeping)
             self.roster.expire(self._clock.now())
+            recheck = _started(self._desk).recheck
+            await self._chores((self._keep_tenancy, self._accounts.claim, self._top_up, recheck, self._reclaim))
+
+    async def _chores(self, chores: Iterable[Callable[[], Awaitable[object]]]) -> None:
+        """Each on its own: a purse too empty to top a worker up must not keep us from claiming what fills it."""
+        for chore in chores:
             try:
-                if self._tenancy is not None:
-                    await self._keep_tenancy(self._tenancy)
-                for worker in list(self.roster.workers.values()):
-                    if worker.seats and self._wallet.runs_low(worker.seats[-1].account):
-                        await self._wallet.top_up(worker.seats[-1].account)
-                await self._accounts.claim()
-                await _started(self._desk).recheck()
-                seats = [seat for worker in self.roster.workers.values() for seat in worker.seats]
-                await self._wallet.reclaim({seat.account.channel.id for seat in seats})
+                await chore()
             except BombyxError as error:
                 log.warning("housekeeping: %s", error)
 
-    async def _keep_tenancy(self, tenancy: Tenancy) -> None:
+    async def _top_up(self) -> None:
+        for worker in list(self.roster.workers.values()):
+            if worker.seats and self._wallet.runs_low(worker.seats[-1].account):
+                await self._wallet.top_up(worker.seats[-1].account)
+
+    async def _reclaim(self) -> None:
+        seats = [seat for worker in self.roster.workers.values() for seat in worker.seats]
+        await self._wallet.reclaim({seat.account.channel.id for seat in seats})
+
+    async def _keep_tenancy(self) -> None:
+        tenancy = self._tenancy
+        if tenancy is None:
+            return
         if not tenancy.has_slot:
             self._move()
         await tenancy.adopt()

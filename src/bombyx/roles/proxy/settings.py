@@ -35,6 +35,7 @@ class Timings:
     max_deadline: float = MAX_DEADLINE  # how far ahead a request may set its end
     view_fresh: float = 30.0  # how old a channel's view may be
     registry_fresh: float = 10.0
+    deposit_fresh: float = 300.0  # how old our view of a channel to a worker may be: a reorg can take its deposit back
     housekeeping: float = 30.0  # claims, top-ups, clean-up
     reclaim_after: float = 600.0  # a worker's enclave that is gone for so long does not come back
     retry_after: float = 1.0  # told to those turned away
@@ -54,7 +55,8 @@ class ProxySettings:
     voucher_window: int = 1_000_000  # base units a voucher reaches beyond need: fewer signatures against more at risk
     session_seconds: int = 3_600
     withdraw_delay: int = 3_600  # of channels we open
-    claim_threshold: int = 1_000_000
+    claim_threshold: int = 1_000_000  # base units owed on one channel before a claim is worth its gas
+    claim_age: int = 86_400  # seconds after which any debt is claimed
     stream_window: int = 262_144  # bytes of DATA a worker may send ahead of the client
     expose_views: bool = False  # serve what was seen of each request at /v1/view/{id}; development only
     limits: Limits = field(default_factory=Limits)

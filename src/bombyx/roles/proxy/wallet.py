@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -36,7 +37,7 @@ class WorkerAccount:
 
     channel: PayerChannel
     pay_key: KeyConfig = field(repr=False)
-    topping_up: bool = False
+    looked_at: float = 0.0  # when the chain was last asked about it
 
 
 class Wallet:
@@ -116,14 +117,22 @@ class Wallet:
             view = await self._ledger.channel(channel.id)
             free = (view.spendable if view else 0) - channel.agreed
             if free < most // 2:
-                await self._ledger.deposit(channel.config, Amount(most - max(0, free)), signer=self._key)
+                await self._ledger.deposit(channel.config, Amount(most - free), signer=self._key)
                 view = await self._ledger.channel(channel.id)
             if view is None:
                 raise Unavailable("the channel was deposited and is not there", retry_after=1.0, rule="PAY-18")
             channel.observe(view)
+            account.looked_at = self._clock.monotonic()
+
+    def doubt(self, account: WorkerAccount) -> None:
+        """The worker finds no deposit behind our voucher: look at the chain soon, and show the voucher again."""
+        account.looked_at = -math.inf
+        account.channel.drop_session()
 
     def runs_low(self, account: WorkerAccount) -> bool:
-        return account.channel.limit - account.channel.agreed < self._settings.float_limit // 2
+        """Whether `top_up` is due: little is left as far as we know, or what we know is old."""
+        old = self._clock.monotonic() - account.looked_at > self._settings.timings.deposit_fresh
+        return old or account.channel.limit - account.channel.agreed < self._settings.float_limit // 2
 
     async def reclaim(self, in_use: set[Digest]) -> None:
         """Take back what lies in channels to enclaves that are gone: announce it, wait out the delay, withdraw."""

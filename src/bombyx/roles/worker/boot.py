@@ -100,6 +100,7 @@ class Boot:
             token=self.chain.token,
             longest_request=int(self.settings.limits.deadline_seconds),
             claim_threshold=self.settings.claim_threshold,
+            claim_age=self.settings.claim_age,
         )
         return Till(
             terms,

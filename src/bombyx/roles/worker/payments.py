@@ -15,6 +15,7 @@ from typing import Final
 
 from bombyx.errors import PaymentError, Peer, PeerError, Unavailable
 from bombyx.ports import ChannelView, Clock, Ledger, Store, Write
+from bombyx.protocol.pay.batches import Batches
 from bombyx.protocol.pay.payee import NO_SESSION, PayeeBook, PayeeTerms, Reservation
 from bombyx.protocol.pay.view import Claim
 from bombyx.protocol.primitives import Amount, Digest, RequestId, Secret
@@ -150,23 +151,34 @@ class Till:
     async def claim(self, signer: SigningKey, *, everything: bool = False) -> Amount:
         """Look at every channel and claim what is due (PAY-15); how much the chain paid out."""
         claims: list[Claim] = []
-        before = 0
         for channel in self._book.channels:
             view = await self._refresh(channel)
             if view is None:
                 continue
-            due = self._book.claim(channel, view=view, now=self._clock.now())
-            if due is None and everything:
-                due = self._book.claim_now(channel)
-            if due is not None and due.total_claimed > view.total_claimed:
+            due = self._book.claim_now(channel, view=view) if everything else None
+            due = due or self._book.claim(channel, view=view, now=self._clock.now())
+            if due is not None:
                 claims.append(due)
-                before += view.total_claimed
-        if not claims:
-            return Amount(0)
-        await self._ledger.claim(claims, signer=signer)
-        for claim in claims:
-            await self._refresh(claim.config.channel_id(self._domain))
-        return Amount(sum(claim.total_claimed for claim in claims) - before)
+        return Amount(await self._present(claims, signer))
+
+    async def _present(self, claims: list[Claim], signer: SigningKey) -> int:
+        """In batches; one the chain refuses does not keep the others from being paid."""
+        batches, paid = Batches(claims), 0
+        while (batch := batches.take()) is not None:
+            before = {claim: self._claimed(claim) for claim in batch}
+            try:
+                await self._ledger.claim(batch, signer=signer)
+            except PaymentError as error:
+                if (alone := batches.refused(batch)) is not None:
+                    log.error("the chain refuses a claim of %d: %s", alone.total_claimed, error.message)
+                continue
+            for claim in batch:
+                await self._refresh(claim.config.channel_id(self._domain))
+                paid += claim.total_claimed - before[claim]
+        return paid
+
+    def _claimed(self, claim: Claim) -> int:
+        return self._book.channel(claim.config.channel_id(self._domain)).claimed
 
     async def _refresh(self, channel: Digest) -> ChannelView | None:
         try:

@@ -89,5 +89,6 @@ class WorkerSettings:
     receipts_kept: int = 200_000  # the newest; a receipt takes some 600 bytes
     receipts_seconds: float = 2_592_000.0
     claim_threshold: int = 1_000_000  # base units claimable on one channel before a claim is worth its gas
+    claim_age: int = 86_400  # seconds after which any debt is claimed
     limits: Limits = field(default_factory=Limits)
     timings: Timings = field(default_factory=Timings)
