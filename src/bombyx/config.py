@@ -360,9 +360,10 @@ def passphrase_file() -> Path | None:
 # --- for tests of whole processes ------------------------------------------------------------------------------------
 
 
-def crash_point() -> str | None:
-    """Where a test wants this process to die: $BOMBYX_CRASH_AT, see `adapters/crashing.py`. Not for operators."""
-    return os.environ.get("BOMBYX_CRASH_AT") or None
+def crash_orders() -> Path | None:
+    """The file in which a test says where this process is to die: $BOMBYX_CRASH_AT. Not for operators."""
+    named = os.environ.get("BOMBYX_CRASH_AT")
+    return Path(named) if named else None
 
 
 def clock_error() -> float:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,11 +34,19 @@ class Processes:
     client_sees: str = ""  # proxy URL as the client is told; a tap's when it is listened to
     workers_see: str = ""
     environment: dict[str, str] = field(default_factory=dict)
+    mortal: str = ""  # the role that dies where `orders` says
+    client_state: str = "client"
+    clients: list[str] = field(default_factory=lambda: ["client"])  # every state folder a client has had
 
     # --- files ---
 
     def state(self, name: str) -> Path:
         return self.folder / name
+
+    @property
+    def orders(self) -> Path:
+        """Where the mortal role finds out at which of its writes to die."""
+        return self.folder / "crash-at"
 
     def log(self, name: str) -> str:
         path = self.folder / "logs" / f"{name}.log"
@@ -67,14 +75,18 @@ class Processes:
             name,
             [*arguments, "--child"],
             log=self.folder / "logs" / f"{name}.log",
-            environment={"BOMBYX_HOME": str(self.folder / "home"), **self.environment},
+            environment={
+                "BOMBYX_HOME": str(self.folder / "home"),
+                **({"BOMBYX_CRASH_AT": str(self.orders)} if self.mortal and name.startswith(self.mortal) else {}),
+                **self.environment,
+            },
         )
         self.children[name] = child
         return child
 
-    async def start_devnet(self, kind: str = "memory") -> None:
+    async def start_devnet(self, kind: str = "memory", *arguments: str) -> None:
         """The in-memory chain by default: what these tests are about does not need blocks of a second."""
-        await self.start("devnet", "devnet", "--kind", kind)
+        await self.start("devnet", "devnet", "--kind", kind, *arguments)
 
     async def start_proxy(self, *, port: int = 0, listened: bool = False, name: str = "proxy") -> None:
         network = self._descriptor(name, "")
@@ -101,7 +113,8 @@ class Processes:
 
     async def start_client(self, name: str = "client", *arguments: str) -> Child:
         network = self._descriptor(name, self.client_sees)
-        where = ("--network", str(network), "--state", str(self.state(name)), "--port", "0")
+        state = self.client_state if name == "client" else name
+        where = ("--network", str(network), "--state", str(self.state(state)), "--port", "0")
         return await self.start(name, "client", *where, *arguments)
 
     async def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
@@ -139,11 +152,18 @@ async def network_of_processes(
     listened: bool = False,
     worker_arguments: tuple[str, ...] = (),
     chain: str = "memory",
+    chain_arguments: tuple[str, ...] = (),
+    environment: dict[str, str] | None = None,
+    mortal: str = "",
+    on_chain: Callable[[Processes], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Processes]:
     """Devnet, proxy, workers with the real model, client."""
-    net = Processes(folder=folder, policy=new_simulated_platform(folder / "simulated-platform"))
+    policy = new_simulated_platform(folder / "simulated-platform")
+    net = Processes(folder=folder, policy=policy, environment=environment or {}, mortal=mortal)
     try:
-        await net.start_devnet(chain)
+        await net.start_devnet(chain, *chain_arguments)
+        if on_chain is not None:
+            await on_chain(net)
         await net.start_proxy(listened=listened)
         await asyncio.gather(*(net.start_worker(f"worker-{n}", *worker_arguments) for n in range(workers)))
         await net.start_client()

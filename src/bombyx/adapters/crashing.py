@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A store that kills its own process at a chosen write: for tests that a crash at any write point loses nothing.
 
-Never in use but where $BOMBYX_CRASH_AT says `before:TABLE:N` or `after:TABLE:N`: the process then dies by SIGKILL just
-before, or just after, the N-th batch that holds a row of that table (1 is the first) is durable.
+Never in use but where $BOMBYX_CRASH_AT names a file. Once that file is there and says `before:TABLE:N` or
+`after:TABLE:N`, the process dies by SIGKILL just before, or just after, the N-th batch from then on that holds a row of
+that table is durable.
 """
 
 from __future__ import annotations
@@ -10,32 +11,41 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 
-from bombyx.errors import ConfigError
 from bombyx.ports import Store, Write
 
 
 class CrashingStore:
     """`ports.Store` over another one."""
 
-    def __init__(self, store: Store, point: str) -> None:
-        when, _, rest = point.partition(":")
-        table, _, number = rest.partition(":")
-        if when not in ("before", "after") or not table or not number.isdigit():
-            raise ConfigError(f"a crash point is before:TABLE:N or after:TABLE:N, not {point!r}")
+    def __init__(self, store: Store, orders: Path) -> None:
         self._store = store
-        self._when = when
-        self._table = table
-        self._left = int(number)
+        self._orders = orders
+        self._order = ""
+        self._left = 0
 
     async def write(self, rows: Sequence[Write]) -> None:
-        if any(row.table == self._table for row in rows):
-            self._left -= 1
-        if self._left == 0 and self._when == "before":
+        when, table = self._ordered()
+        hit = bool(table) and any(row.table == table for row in rows)
+        self._left -= hit
+        due = hit and self._left == 0
+        if due and when == "before":
             _die()
         await self._store.write(rows)
-        if self._left == 0:
+        if due:
             _die()
+
+    def _ordered(self) -> tuple[str, str]:
+        """When, and at which table; a new order starts to count anew."""
+        try:
+            order = self._orders.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return "", ""
+        when, table, number = order.split(":")
+        if order != self._order:
+            self._order, self._left = order, int(number)
+        return when, table
 
     async def read(self, table: str, key: bytes) -> bytes | None:
         return await self._store.read(table, key)

@@ -14,7 +14,7 @@ from bombyx.adapters.crashing import CrashingStore
 from bombyx.adapters.evm import AddressBook, EvmLedger, Rpc
 from bombyx.adapters.ledger_http import HttpLedger
 from bombyx.adapters.sqlite import SqliteStore
-from bombyx.config import NetworkDescriptor, clock_error, crash_point
+from bombyx.config import NetworkDescriptor, clock_error, crash_orders
 from bombyx.ports import Clock, Ledger, Store
 from bombyx.protocol.primitives import Address
 
@@ -40,8 +40,8 @@ def open_clock() -> Clock:
 
 def open_store(path: Path, *, released: Callable[[], None] = lambda: None) -> Store:
     """One file of rows; one that kills us at a chosen write, where a test asked for that."""
-    store, point = SqliteStore.open(path, released=released), crash_point()
-    return CrashingStore(store, point) if point else store
+    store, orders = SqliteStore.open(path, released=released), crash_orders()
+    return CrashingStore(store, orders) if orders else store
 
 
 def open_ledger(network: NetworkDescriptor) -> HttpLedger | EvmLedger:

@@ -262,7 +262,8 @@ def test_batches_offer_each_claim_until_it_is_refused_alone() -> None:
         assert claim is not None
         claims.append(claim)
     bad = {claims[0], claims[6], claims[12]}
-    batches, good, dropped = Batches(claims, size=5), [], set()
+    batches, dropped = Batches(claims, size=5), set()
+    good: list[Claim] = []
     while (batch := batches.take()) is not None:
         if bad & set(batch):
             if (alone := batches.refused(batch)) is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -77,6 +77,7 @@ class Transactions:
         self._patience = patience or Patience()
         self._locks: defaultdict[Address, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._next: dict[Address, int] = {}
+        self._waiting: Counter[Address] = Counter()  # transactions sent and not yet mined
 
     async def send(self, to: Address | None, data: bytes, *, signer: SigningKey) -> Mined:
         """Mined and confirmed, or an error. `to` None creates a contract."""
@@ -95,15 +96,19 @@ class Transactions:
         except Unavailable:
             self._next.pop(signer.address, None)  # ask the chain where it stands
             raise
+        finally:
+            self._waiting[signer.address] -= 1
 
     async def _first(self, to: Address | None, data: bytes, gas: int, signer: SigningKey) -> tuple[int, _Sent]:
         fees = await self._fees()
         for _ in range(4):
             counted = as_int(await self._rpc.call("eth_getTransactionCount", str(signer.address), "pending"))
-            nonce = max(counted, self._next.get(signer.address, 0))
+            # With nothing under way the chain's count alone stands: a reorg may have taken some of ours back.
+            nonce = max(counted, self._next.get(signer.address, 0) if self._waiting[signer.address] else 0)
             sent = await self._signed(to, data, gas, nonce, fees, signer)
             if await self._submit(sent):
                 self._next[signer.address] = nonce + 1
+                self._waiting[signer.address] += 1
                 return nonce, sent
             self._next.pop(signer.address, None)  # somebody else uses this key too
         raise Unavailable("this account's nonces are taken by somebody else", retry_after=1.0, rule="LEDGER-6")
