@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import struct
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -21,13 +20,10 @@ from tests.scenarios.procs import Processes
 from bombyx.adapters.evm import AddressBook, EvmLedger, Rpc
 from bombyx.protocol.pay.payee import PayeeBook, PayeeTerms
 from bombyx.protocol.pay.payer import PayerChannel, PayerPolicy
-from bombyx.protocol.pay.price import with_commission
-from bombyx.protocol.primitives import Address, Amount, Digest
+from bombyx.protocol.primitives import Address, Digest
 from bombyx.protocol.wire.channel import settlement_domain
 from bombyx.protocol.wire.receipt import SignedReceipt
 from bombyx.roles.client.kept import KeptReceipt
-
-_HEAD = struct.Struct(">H32s")  # of a row of proxy_receipt: commission, worker's channel
 
 Charges = dict[bytes, int]  # by request id
 
@@ -37,7 +33,6 @@ class Hop:
     """One channel's account at the payee, and the same at the payer."""
 
     payee: Charges = field(default_factory=dict)
-    receipts: Charges = field(default_factory=dict)
     charged: int = 0
     paid: int = 0  # on chain
     held: int = 0
@@ -65,8 +60,6 @@ class Accounts:
                     found.append(f"{what}: the chain paid {hop.paid}, {hop.charged} is charged")
                 if sum(hop.payee.values()) != hop.charged:
                     found.append(f"{what}: settled {sum(hop.payee.values())}, {hop.charged} is charged")
-                if name == "client" and hop.receipts != _paid_for(hop.payee):
-                    found.append(f"{what}: receipts say {hop.receipts}, settled {hop.payee}")
         settled = Counter[bytes]()
         for hop in self.worker.values():
             settled.update(hop.payee)
@@ -126,11 +119,6 @@ async def read(net: Processes, ledger: EvmLedger, clients: tuple[str, ...], work
     found = Accounts()
     proxy = net.state("proxy") / "proxy.db"
     found.client = _payee(proxy, "proxy_payee", domain)
-    for key, row in _rows(proxy, "proxy_receipt"):
-        bps, _ = _HEAD.unpack_from(row)
-        receipt = SignedReceipt.decode(row[_HEAD.size :]).receipt
-        if receipt.charge:
-            found.client[Digest(key[:32])].receipts[key[32:]] = int(with_commission(Amount(receipt.charge), bps))
     for name in workers:
         store = net.state(name) / "worker.db"
         found.worker |= _payee(store, "worker_book", domain)

@@ -14,7 +14,7 @@ _new = int.__new__  # in range by its nature, and asked for several times a requ
 class SystemClock:
     """`now` may jump; `monotonic` never turns back. `error`: seconds it is wrong by, for tests of clocks that are."""
 
-    __slots__ = ("_error",)
+    _error = 0  # ms
 
     def __init__(self, *, error: float = 0.0) -> None:
         self._error = int(error * 1_000)
