@@ -16,6 +16,7 @@ RULE = re.compile(
     r"^\s*(?:#+\s+|[-*]\s+|\d+\.\s+|\|\s*)?(?:<a id=\"[^\"]*\"></a>\s*)?[*`\[]*((?:X402|[A-Z]{2,10})-\d+)\b",
     re.MULTILINE,
 )
+OTHERS = frozenset({"SHA", "RFC", "EIP", "ERC", "AES"})  # standards a line of prose may begin with
 CITED = re.compile(r"\b((?:X402|[A-Z]{2,10})-\d+)\b")
 RANGE = re.compile(r"\b(X402|[A-Z]{2,10})-(\d+)\s*(?:\.\.|to|through)\s*(?:\1-)?(\d+)\b")
 TEST_NAMED = re.compile(r"(?:(tests/[\w/.-]+\.py)(?:::))?\b(test_\w+)")
@@ -26,7 +27,8 @@ def _rules(repo: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for page in sorted((repo / "docs" / "spec").glob("**/*.md")):
         for rule in RULE.findall(page.read_text(encoding="utf-8")):
-            found.setdefault(rule, page.name)
+            if rule.partition("-")[0] not in OTHERS:
+                found.setdefault(rule, page.name)
     return found
 
 

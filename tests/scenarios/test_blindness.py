@@ -34,13 +34,13 @@ def pieces(text: str) -> set[bytes]:
     return found
 
 
-async def converse(endpoint: str, turns: list[str], *, stream: bool) -> list[str]:
+async def converse(endpoint: str, turns: list[str], *, stream: bool, tokens: int = 24) -> list[str]:
     """A chat of several turns; gives everything that was said, by both."""
     messages: list[dict[str, str]] = []
     async with aiohttp.ClientSession() as http:
         for turn in turns:
             messages.append({"role": "user", "content": turn})
-            body = {"model": MODEL, "messages": messages, "max_tokens": 24, "stream": stream}
+            body = {"model": MODEL, "messages": messages, "max_tokens": tokens, "stream": stream}
             async with http.post(f"{endpoint}/chat/completions", json=body) as answer:
                 assert answer.status == 200, await answer.text()
                 text = _streamed(await answer.read()) if stream else _whole(await answer.json())
@@ -73,6 +73,10 @@ def heard(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 async def _listen(folder: Path) -> dict[str, Any]:
     async with network_of_processes(folder, workers=2, listened=True) as net:
+        # A conversation too short to hold a piece: what passes and is kept of it are the network's own words.
+        for stream in (True, False):
+            await converse(net.endpoint, ["7"], stream=stream, tokens=1)
+        own_words = b"\n".join((*(tap.everything() for tap in net.taps), kept_by(net, "proxy")))
         said = await asyncio.gather(
             converse(net.endpoint, CONVERSATIONS[0], stream=True),
             converse(net.endpoint, CONVERSATIONS[1], stream=False),
@@ -81,6 +85,7 @@ async def _listen(folder: Path) -> dict[str, Any]:
         channels = [c["id"] for c in (await net.verification())["channels"]]
         keys = KeyFiles(net.state("client"), SystemEntropy())
         return {
+            "own_words": own_words,
             "said": [text for conversation in said for text in conversation],
             "client_tap": client_tap,
             "worker_tap": worker_tap,
@@ -97,8 +102,10 @@ def test_the_proxy_receives_stores_and_logs_no_piece_of_prompt_or_answer(heard: 
     assert heard["worker_tap"].blobs() == {vocabulary}, "the public token table holds every word there is, nothing else"
     haystack = haystack.replace(vocabulary, b"")
     assert len(haystack) > 100_000, "the taps heard the conversations"
-    found = {piece for text in heard["said"] for piece in pieces(text) if piece in haystack}
-    assert not found
+    said = {piece for text in heard["said"] for piece in pieces(text)}
+    telling = {piece for piece in said if piece not in heard["own_words"]}  # "attribut" stands in every bundle
+    assert len(telling) > 0.8 * len(said)
+    assert not {piece for piece in telling if piece in haystack}
 
 
 def test_the_search_would_find_a_prompt_that_was_sent_in_the_clear(heard: dict[str, Any]) -> None:
