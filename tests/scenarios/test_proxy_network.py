@@ -117,6 +117,19 @@ async def test_a_request_goes_all_the_way_and_everybody_is_paid(network: Network
     assert await network.net.proxy.claim(everything=True) == 1
 
 
+async def test_a_worker_that_booted_anew_is_believed_at_once(network: Network) -> None:
+    """ATT-6: its new keys stand on chain before its evidence does; a registry read half a minute ago is read again."""
+    client = await network.client(directory_seconds=0.0)
+    for _ in range(2):
+        worker = await network.worker("worker a")
+        answer = await client.request("POST", "/v1/chat/completions", {}, ask("Say something."))
+        assert answer.status == 200, await answer.read()
+        await answer.read()
+        await answer.finished()
+        await worker.stop()
+        await asyncio.sleep(0.1)
+
+
 def large_table() -> TokenTable:
     """As many tokens as the largest vocabularies in use have; the scripted engine uses the first few hundred."""
     pieces = [TOKENS.piece(token) if token != END else b"<end>" for token in range(TOKENS.size)]

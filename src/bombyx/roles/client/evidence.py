@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bombyx.errors import AttestationError, MalformedMessage, PeerError, Unavailable
-from bombyx.ports import Clock, EndorsementSource, Ledger, Operator, ReferenceKind
+from bombyx.ports import Clock, EndorsementSource, Ledger, Operator, OperatorRole, ReferenceKind
 from bombyx.protocol.attest.appraise import appraise
 from bombyx.protocol.attest.keyset import RegisteredWorker
 from bombyx.protocol.attest.policy import AppraisalPolicy
@@ -122,6 +122,7 @@ class EvidenceCache:
         bundle = EvidenceBundle.decode(data)
         beacon = await self._beacon(bundle)
         endorsements = await self._endorsements.endorsements(bundle.quote) if self._endorsements else None
+        operator = await self._newest(operator, Keyset.decode(bundle.keyset))
         registered = RegisteredWorker(
             operator=operator.address,
             receipt_address=operator.receipt_address,
@@ -130,6 +131,13 @@ class EvidenceCache:
         )
         policy = await self._admitting(bundle)
         return appraise(data, policy, now=now, registered=registered, beacon=beacon, endorsements=endorsements)
+
+    async def _newest(self, operator: Operator, keyset: Keyset) -> Operator:
+        """The registry's line, asked again when it names other keys: the worker may have booted a moment ago."""
+        if (keyset.receipt_address, keyset.pay_authorizer) == (operator.receipt_address, operator.pay_authorizer):
+            return operator
+        found = await self._ledger.operators(OperatorRole.WORKER)
+        return next((line for line in found if line.address == operator.address), operator)
 
     async def _admitting(self, bundle: EvidenceBundle) -> AppraisalPolicy:
         """The policy, with this bundle's image where its publishers agree now. Nobody who answers means no."""
