@@ -60,7 +60,7 @@ POINTS = [
 ]
 # Written in one batch with a table above, or of no worth: copies of what is public, the secret of a draw.
 BESIDE = {"client_receipt_time", "worker_running", "worker_finished"}
-WORTHLESS = {"client_blob", "client_secret"}
+WORTHLESS = {"client_blob", "client_secret", "worker_receipt_time"}
 OFTEN = {
     f"BOMBYX_{role}_CLAIM_{name}": value
     for role in ("PROXY", "WORKER")
