@@ -105,8 +105,11 @@ class Surroundings:
 
     # --- start ---
 
-    async def start(self, certificate: tuple[Path, Path], channels: int) -> Child:
-        """Clients are of two kinds: `session` (a voucher a window) and `voucher` (a fresh one with every request)."""
+    async def start(self, certificate: tuple[Path, Path], channels: int, *, program: Path | None = None) -> Child:
+        """Clients are of two kinds: `session` (a voucher a window) and `voucher` (a fresh one with every request).
+
+        `program`: a script that runs in place of `python -m bombyx`.
+        """
         policy = new_simulated_platform(self.folder / "platform")
         self.server: LedgerServer = await serve_ledger(self.ledger, 0)
         file = self.folder / "network.json"
@@ -115,7 +118,8 @@ class Surroundings:
         )
         tls = {"BOMBYX_PROXY_TLS_CERT": str(certificate[0]), "BOMBYX_PROXY_TLS_KEY": str(certificate[1])}
         arguments = ["proxy", "--port", "0", "--network", str(file), "--state", str(self.folder / "proxy"), "--json"]
-        self.proxy = await start_child("proxy", arguments, log=self.folder / "proxy.log", environment=tls)
+        log = self.folder / "proxy.log"
+        self.proxy = await start_child("proxy", arguments, log=log, environment=tls, program=program)
         self.address = Address.parse(self.proxy.ready["address"])
         self.port = int(str(self.proxy.ready["url"]).rsplit(":", 1)[1])
         await self._link(SimulatedPlatform.load(policy.parent))

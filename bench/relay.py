@@ -34,6 +34,7 @@ from bombyx.adapters.processes import stop_children
 CHANNELS = 512  # clients; each may ask 50 times a second, so that no limit of the proxy is changed for this
 CONNECTIONS = (1, 32, 256)
 PACED = 256
+FORWARD = "bombyx, forward only"  # session MAC, links and streams: no books, no receipts checked (`_forward.py`)
 SLOW = ("litellm", "fastapi+httpx")  # not asked for 256 paced streams: they cannot carry them
 Requests = Callable[[str, float], Iterator[tuple[bytes, bytes]]]
 
@@ -127,8 +128,12 @@ class Field:
             subject.taken.clear()
 
     async def _ours(self, cert: Path, private: Path) -> None:
-        around = Surroundings(self.folder, self._pacer, self.sent_at)
-        child = await around.start((cert, private), CHANNELS)
+        await self._sealed("bombyx", cert, private)
+        await self._sealed(FORWARD, cert, private, program=Path(__file__).with_name("_forward.py"))
+
+    async def _sealed(self, name: str, cert: Path, private: Path, *, program: Path | None = None) -> None:
+        around = Surroundings(self.folder / name, self._pacer, self.sent_at)
+        child = await around.start((cert, private), CHANNELS, program=program)
         self._stops += [around.stop, lambda: stop_children([child])]
         pin(child.pid, CORE)
 
@@ -137,8 +142,9 @@ class Field:
                 return around.requests("json", int(count), paid="voucher")
             return around.requests(kind, int(count))
 
-        self.subjects.append(Subject("bombyx", child.pid, around.port, sealed))
-        for paid in ("session", "voucher"):  # every session is opened before the clock runs
+        self.subjects.append(Subject(name, child.pid, around.port, sealed))
+        kinds = ("session", "voucher") if program is None else ("session",)
+        for paid in kinds:  # every session is opened before the clock runs
             warm = Load(around.requests("json", CHANNELS, paid=paid), sent_at=None)
             taken = await warm.run(around.port, 4, 60, lambda: 0.0)
             if taken.failed:
@@ -205,11 +211,13 @@ def goals(subjects: list[Subject]) -> list[Goal]:
         return found
     ours, direct = by["bombyx"], subjects[0]
 
-    def ratio(name: str, peer: str, run: str, against: str, bound: float) -> None:
+    def ratio(name: str, peer: str, run: str, against: str, bound: float, of: Subject = ours) -> None:
         if peer in by:
-            value = ours.per_core(run) / by[peer].per_core(against)
+            value = of.per_core(run) / by[peer].per_core(against)
             found.append(Goal(f"{name}, requests per core / {peer}", value, ">=", bound))
 
+    for peer, bound in (("nginx", 0.7), ("litellm", 250.0)):
+        ratio("forwarding with the session MAC", peer, "json x32", "json x32", bound, by[FORWARD])
     for peer, bound in (("nginx", 0.33), ("litellm", 110.0), ("fastapi+httpx", 28.0)):
         ratio("all-in, session", peer, "json x32", "json x32", bound)
     for peer, bound in (("nginx", 0.17), ("litellm", 60.0)):

@@ -57,8 +57,9 @@ async def start_child(
     log: Path,
     ready_within: float = 60.0,
     environment: Mapping[str, str] | None = None,
+    program: Path | None = None,
 ) -> Child:
-    """Run `python -m bombyx ARGUMENTS` and wait for its announcement.
+    """Run `python -m bombyx ARGUMENTS`, or the script `program`, and wait for its announcement.
 
     Raises `Unavailable` with the end of its log when it stops or stays silent for `ready_within` seconds.
     """
@@ -66,8 +67,7 @@ async def start_child(
     with log.open("ab") as sink:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            "-m",
-            "bombyx",
+            *(("-m", "bombyx") if program is None else (str(program),)),
             *arguments,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
