@@ -16,6 +16,7 @@ from bombyx.protocol.pay.view import ChannelView as ChannelView
 from bombyx.protocol.pay.view import Claim as Claim
 from bombyx.protocol.pay.x402_payment import Deposit
 from bombyx.protocol.primitives import Address, Amount, Digest, Instant
+from bombyx.protocol.wire.audit import SamplerBlock
 from bombyx.protocol.wire.channel import ChannelConfig
 from bombyx.protocol.wire.evidence import BlockHeader
 from bombyx.protocol.wire.signing import SigningKey
@@ -287,6 +288,22 @@ class EndorsementSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AuditAsk:
+    """An answer that can be re-run is wanted: the root every choice's seed comes from (AUD-1)."""
+
+    root: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineAudit:
+    """How an auditable answer was made: what nobody but the engine knows."""
+
+    prompt_ids: tuple[int, ...] = field(repr=False)
+    sampler: SamplerBlock = field(repr=False)
+    engine: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineRequest:
     """One OpenAI request. `repr` shows no content."""
 
@@ -296,6 +313,7 @@ class EngineRequest:
     cache_salt: bytes = field(repr=False)  # the engine isolates its prefix cache by it, or has none
     max_output: int  # tokens
     deadline_seconds: float
+    audit: AuditAsk | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,6 +343,8 @@ class EngineUsage:
     finish: tuple[str, ...]
     verified: bool
     note: str
+    audit: EngineAudit | None = None  # none: this answer cannot be re-run
+    audit_why: str = ""  # and why not, for people
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import bombyx.protocol.wire as wire
 from bombyx.errors import MalformedMessage
 from bombyx.protocol.primitives import Address, Amount, Digest, Instant, RequestId
+from bombyx.protocol.wire.audit import AuditBlock, AuditMode, SamplerBlock, SeedSource
 from bombyx.protocol.wire.codec import MAX_ITEMS, Message
 from bombyx.protocol.wire.receipt import ChoiceIds, SignedReceipt, UsageOpening
 from bombyx.protocol.wire.request import Meta, Payment, SignedVoucher
@@ -54,7 +55,34 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
     return simple.get(hint, st.integers(0, 2**32 - 1))
 
 
+SAMPLERS = st.builds(
+    SamplerBlock,
+    algorithm=st.text(max_size=20),
+    temperature_e6=st.integers(1, 2_000_000),
+    top_p_e6=st.integers(1, 1_000_000),
+    top_k=st.integers(1, 64),
+    presence_e6=st.integers(0, 2_000_000),
+    frequency_e6=st.integers(0, 2_000_000),
+    max_output=st.integers(0, 2**32 - 1),
+    seed_source=st.sampled_from([SeedSource.JOINT, SeedSource.APPLICATION]),
+    stop=st.lists(st.text(max_size=8), max_size=4).map(tuple),
+)
+
+
+def audit_blocks() -> st.SearchStrategy[Any]:
+    """Those that can be audited have a sampler, the others a reason."""
+    hints = get_type_hints(AuditBlock)
+    fields = {f.name: values(hints[f.name]) for f in dataclasses.fields(AuditBlock)} | {"nonce": st.binary(max_size=32)}
+    seeded = fields | {"mode": st.just(AuditMode.SEEDED), "why": st.just(""), "sampler": SAMPLERS}
+    none = fields | {"mode": st.just(AuditMode.NONE), "why": st.text(min_size=1, max_size=9), "sampler": st.none()}
+    return st.builds(AuditBlock, **seeded) | st.builds(AuditBlock, **none)
+
+
 def messages(cls: type[Message]) -> st.SearchStrategy[Any]:
+    if cls is SamplerBlock:
+        return SAMPLERS
+    if cls is AuditBlock:
+        return audit_blocks()
     hints = get_type_hints(cls)
     fields = {f.name: values(hints[f.name]) for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     return st.builds(cls, **fields)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from bombyx.protocol.primitives import Address, Digest, Instant
+from bombyx.protocol.wire.audit import Calibration
 from bombyx.protocol.wire.codec import Message
 
 MAX_KEYSET_LIFE: Final = 7_200  # seconds from its beacon; the protocol's cap, no policy raises it (ATT-3)
@@ -62,6 +63,7 @@ class ModelManifest(Message):
     arguments: tuple[str, ...]
     context: int  # tokens
     parameters: int  # rough count, for people; 0 when unknown
+    calibration: Calibration | None = None  # none: answers can be checked, but nothing is held against a worker (AUD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
