@@ -47,7 +47,7 @@ class Asked:
     stop: tuple[str, ...]
     echo: bool  # the answer repeats the prompt (completions): its text is not that of the output ids
     method: str = "POST"
-    only: Address | None = None  # the one worker that can answer; None: whoever is drawn
+    only: tuple[Address, ...] = ()  # the workers that can answer; empty: whoever is drawn
 
     def max_input(self, context: int) -> int:
         """Tokens; `context` 0 means the model's is unknown."""

@@ -96,17 +96,16 @@ class Candidates:
         self._distrusted: dict[Address, str] = {}
 
     async def choose(
-        self, view: View, model: Model, request_id: RequestId, *, only: Address | None = None
+        self, view: View, model: Model, request_id: RequestId, *, only: tuple[Address, ...] = ()
     ) -> tuple[Candidate, ...]:
         """k candidates, or fewer; one for the published share of requests. Raises why nobody convinced.
 
-        `only`: no draw; that worker, for what no other can answer.
+        `only`: no draw; those workers, for what no other can answer, or by another's draw.
         """
-        settings = self._settings
-        k = 1 if goes_single(self._secret, request_id, settings.single_share_bps) else settings.k
+        k = len(only) or self._k(request_id)
         offers = {o.operator: o for o in view.report.fit if model.digest in o.models}
         pool = self._pool(view, model)
-        ranking = self._ranking(pool, offers, model) if only is None else (only,)
+        ranking = only or self._ranking(pool, offers, model)
         await self._appraise_ahead(ranking[:k], offers, view)
         chosen, absent, reasons = await self._walk(ranking, offers, view, model, pool, k)
         self._tally.drew([c.operator for c in chosen], absent)
@@ -141,6 +140,10 @@ class Candidates:
     @property
     def distrusted(self) -> dict[Address, str]:
         return dict(self._distrusted)
+
+    def _k(self, request_id: RequestId) -> int:
+        settings = self._settings
+        return 1 if goes_single(self._secret, request_id, settings.single_share_bps) else settings.k
 
     def _pool(self, view: View, model: Model) -> _Pool:
         epoch = epoch_of(self._clock.now())

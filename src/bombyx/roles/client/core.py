@@ -30,7 +30,7 @@ from bombyx.errors import (
 )
 from bombyx.ports import Clock, EndorsementSource, Ledger, Store
 from bombyx.protocol.attest import AppraisalPolicy
-from bombyx.protocol.primitives import Digest, RequestId
+from bombyx.protocol.primitives import Address, Digest, RequestId
 from bombyx.protocol.seal import Randomness
 from bombyx.roles.client.alarm import LOOK_SECONDS, Watch
 from bombyx.roles.client.answer import content_type_of
@@ -195,11 +195,14 @@ class Client:
         *,
         request_id: RequestId | None = None,
         ceiling: int | None = None,
+        candidates: tuple[Address, ...] = (),
+        nonce: bytes = b"",
     ) -> ClientResponse:
         """Serve one OpenAI request. Never raises for what went wrong on the way: that is an OpenAI-shaped error answer.
 
         `headers` are not passed on: a worker must not learn the application's keys or name. `request_id`: a fresh
         random one, where the caller must know it beforehand. `ceiling`: no more than this is authorised for it.
+        `candidates` and `nonce`: a draw and a share of the seed that the caller committed to, instead of our own.
         """
         try:
             path, _, query = path.partition("?")
@@ -212,7 +215,12 @@ class Client:
             asked = self._asked(path, body)
         except BombyxError as error:
             return failure(error, sent=False)
-        journey = Journey(request_id=request_id or RequestId(self._randomness.bytes(16)), ceiling=ceiling)
+        journey = Journey(
+            request_id=request_id or RequestId(self._randomness.bytes(16)),
+            ceiling=ceiling,
+            candidates=candidates,
+            nonce=nonce,
+        )
         return await self._blind(asked, body, journey)
 
     async def quote(self, path: str, body: bytes) -> int:

@@ -27,7 +27,7 @@ from bombyx.errors import (
 from bombyx.ports import ProxyResponse
 from bombyx.protocol.pay.payee import NO_SESSION
 from bombyx.protocol.pay.price import cap_for, units
-from bombyx.protocol.primitives import RequestId
+from bombyx.protocol.primitives import Address, RequestId
 from bombyx.protocol.seal import Randomness, Request, SealedRequest, encode_request, pad_request, seal_request
 from bombyx.protocol.seal.fields import CACHE_SALT_FIELD, NONCE_FIELD
 from bombyx.protocol.wire.receipt import receipt_domain
@@ -64,6 +64,8 @@ class Journey:
     request_id: RequestId
     posted: bool = False
     ceiling: int | None = None  # base units; more than this is not authorised
+    candidates: tuple[Address, ...] = ()  # instead of a draw of our own; empty: we draw
+    nonce: bytes = b""  # our share of the answer's seed; empty: 32 random bytes
 
 
 class Sender:
@@ -89,7 +91,9 @@ class Sender:
         """One draw; at most one more sealing after an `ohttp-key` problem, at most one more payment after PAY-11."""
         self._check_commission(view)
         model = await self._network.resolve(asked.model, view)
-        candidates = await self._desk.candidates.choose(view, model, journey.request_id, only=asked.only)
+        candidates = await self._desk.candidates.choose(
+            view, model, journey.request_id, only=journey.candidates or asked.only
+        )
         try:
             return await self._attempt(view, model, candidates, asked, body, journey)
         except KeyConfigError:
@@ -139,7 +143,7 @@ class Sender:
         body: bytes,
         journey: Journey,
     ) -> Sent:
-        terms = await self._terms(view, model, candidates, asked, body, journey.request_id)
+        terms = await self._terms(view, model, candidates, asked, body, journey)
         await self._settle_left(view)
         regranted = resent = redeposited = False
         while True:
@@ -178,13 +182,13 @@ class Sender:
         candidates: tuple[Candidate, ...],
         asked: Asked,
         body: bytes,
-        request_id: RequestId,
+        journey: Journey,
     ) -> Terms:
         now = self._desk.clock.now()
-        meta = self._meta(view, model, candidates, asked, request_id)
+        meta = self._meta(view, model, candidates, asked, journey.request_id)
         sealed = seal_request(
             meta=meta,
-            bhttp=pad_request(encode_request(self._inner(asked, body))),
+            bhttp=pad_request(encode_request(self._inner(asked, body, journey.nonce))),
             recipients=[candidate.key_config for candidate in candidates],
             randomness=self._randomness,
             not_after=now.plus(seconds=self._settings.deadline_seconds),
@@ -221,12 +225,12 @@ class Sender:
             frame_size=settings.frame,
         )
 
-    def _inner(self, asked: Asked, body: bytes) -> Request:
+    def _inner(self, asked: Asked, body: bytes, nonce: bytes) -> Request:
         """What the worker opens. Of the application's headers none goes along."""
         conversation = asked.conversation or self._randomness.bytes(32)
         headers = (
             (b"content-type", b"application/json"),
-            (NONCE_FIELD, self._randomness.bytes(32).hex().encode()),
+            (NONCE_FIELD, (nonce or self._randomness.bytes(32)).hex().encode()),
             (CACHE_SALT_FIELD, cache_salt(self._salts, conversation).hex().encode()),
         )
         return Request(method=asked.method.encode(), path=asked.path.encode(), headers=headers, content=body)

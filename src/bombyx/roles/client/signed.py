@@ -73,7 +73,7 @@ def ask_for(path: str, query: str, teller: Teller | None, model: str) -> Asked:
         path=target,
         method="GET",
         model=teller.model if teller is not None else model,
-        only=teller.operator if teller is not None else None,
+        only=(teller.operator,) if teller is not None else (),
         stream=False,
         input_bound=INPUT_BOUND,
         output_bound=0,
