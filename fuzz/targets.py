@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import orjson
 
@@ -38,11 +39,12 @@ from bombyx.protocol.attest.events import parse_event_log, write_event_log
 from bombyx.protocol.attest.gpu import parse_gpu_evidence
 from bombyx.protocol.attest.nras import parse_jwks, parse_token, parse_tokens
 from bombyx.protocol.attest.xml import canonical, parse_xml
-from bombyx.protocol.primitives import Instant, Secret
+from bombyx.protocol.primitives import Address, Digest, Instant, Secret
 from bombyx.protocol.seal.envelope import parse_envelope
 from bombyx.protocol.seal.ohttp import parse_key_configs
 from bombyx.protocol.wire.codec import Message
 from bombyx.protocol.wire.evidence import EvidenceBundle
+from bombyx.protocol.wire.market import Directory, DirectoryReader, Offer
 
 NOW = Instant.from_seconds(1_790_000_000)
 NONCE = bytes(range(32))
@@ -143,6 +145,31 @@ def _kinds(kind: type[Message]) -> set[type[Message]]:
     return {one for sub in kind.__subclasses__() for one in {sub, *_kinds(sub)} if one.TAG}
 
 
+def directory(data: bytes) -> None:
+    """Reading in parts takes and gives the same as reading the whole, whatever was read before."""
+    reader = DirectoryReader()
+    reader.read(directories()[0])
+    try:
+        whole: Directory | None = Directory.decode(data)
+    except MalformedMessage:
+        whole = None
+    try:
+        read: Directory | None = reader.read(data)
+    except MalformedMessage:
+        read = None
+    assert read == whole
+
+
+def directories() -> list[bytes]:
+    zero, nobody = Digest.zero(), Address.zero()
+    offer = Offer(
+        v=1, operator=nobody, bundle=zero, candidates=(zero,), models=(zero,), price_sheet=zero, hardware="cpu",
+        not_after=NOW,
+    )  # fmt: skip
+    offers = (offer, replace(offer, hardware="h100"))
+    return [Directory(v=1, proxy=nobody, commission_bps=500, at=NOW, offers=offers[:n]).encode() for n in (1, 2, 0)]
+
+
 def xml(data: bytes) -> None:
     """A canonical form is its own canonical form."""
     once = canonical(parse_xml(data))
@@ -212,5 +239,6 @@ TARGETS: dict[str, tuple[Seeds, Callable[[bytes], None]]] = {
         lambda: [bytes.fromhex("0029010020") + bytes(32) + bytes.fromhex("000400010001")],
         refusing(parse_key_configs),
     ),
+    "directory": (directories, directory),
     "envelope": (lambda: [bytes(64), b"\x00\x00\x01\x00" + bytes(40)], refusing(parse_envelope)),
 }

@@ -16,7 +16,7 @@ import aiohttp
 
 from bombyx.errors import DeadlineExceeded, MalformedMessage, Peer, StreamTruncated, Unavailable, Unreachable
 
-MAX_SMALL: Final = 17 << 20  # bytes of a directory or a blob; Directory.MAX_SIZE is 16 MiB
+MAX_SMALL: Final = 33 << 20  # bytes of a directory or a blob; Directory.MAX_SIZE is 32 MiB
 CONNECT_SECONDS: Final = 5.0
 READ_SECONDS: Final = 150.0  # silence between two reads; above the default deadline of 120 s
 GET_SECONDS: Final = 30.0

@@ -37,6 +37,30 @@ async def test_the_draw_is_the_clients_own() -> None:
     assert pair.proxy.seen[-1].meta.candidates != pair.proxy.seen[0].meta.candidates
 
 
+async def test_only_candidates_are_appraised() -> None:
+    """MKT-1: of twelve workers' evidence the client fetches and judges three, however often it asks or warms up."""
+    pair = await make_pair(workers=12)
+    await pair.client.warm()
+    for _ in range(3):
+        await pair.client.request("POST", "/v1/chat/completions", {}, chat())
+    bundles = {f"/v1/blob/{worker.offer().bundle.hex()}" for worker in pair.workers}
+    assert len(bundles.intersection(pair.proxy.gets)) == len(pair.client.evidence.all()) == 3
+
+
+async def test_whoever_joins_is_drawn_though_the_order_is_kept() -> None:
+    """MKT-2: the order is kept from request to request, but not beyond the directory it was made of."""
+    pair = await make_pair(workers=12)
+    pair.proxy.tamper_offers = lambda offers: offers[6:]
+    for _ in range(2):
+        await pair.client.request("POST", "/v1/chat/completions", {}, chat())
+    pair.proxy.tamper_offers = lambda offers: offers
+    await pair.client.request("POST", "/v1/chat/completions", {}, chat())
+    await (await pair.restarted()).request("POST", "/v1/chat/completions", {}, chat())
+    first, second, late, fresh = (seen.meta.candidates for seen in pair.proxy.seen)
+    assert first == second
+    assert late == fresh
+
+
 async def test_dear_workers_are_not_asked() -> None:
     """MKT-1: price is one of the things that must fit."""
     pair = await make_pair(max_price_output=799_999)

@@ -3,7 +3,7 @@
 
 from bombyx.protocol.market.choice import Choice, Contender, Load, choose
 from bombyx.protocol.market.directory import DirectoryReport, compare_directory
-from bombyx.protocol.market.draw import EPOCH_SECONDS, draw, epoch_of, goes_single
+from bombyx.protocol.market.draw import EPOCH_SECONDS, Ranking, draw, epoch_of, goes_single
 from bombyx.protocol.market.stats import WorkerStats
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Contender",
     "DirectoryReport",
     "Load",
+    "Ranking",
     "WorkerStats",
     "choose",
     "compare_directory",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from bombyx.protocol.primitives import Address, Digest, Instant, RequestId, Secret
@@ -28,16 +28,27 @@ def epoch_of(now: Instant) -> int:
     return now.seconds // EPOCH_SECONDS
 
 
+class Ranking:
+    """One secret's order of operators for one model and epoch. Each is ranked once, however often it is asked about."""
+
+    def __init__(self, secret: Secret, model: Digest, epoch: int) -> None:
+        self._prefix = hmac.new(secret.reveal(), _DRAW_TAG + model + epoch.to_bytes(8), hashlib.sha256)
+        self._ranks: dict[Address, bytes] = {}
+
+    def order(self, operators: Iterable[Address]) -> tuple[Address, ...]:
+        """All of them, lowest rank first. Duplicates count once."""
+        ranks, prefix = self._ranks, self._prefix
+        wanted = set(operators)
+        for operator in wanted.difference(ranks):
+            mac = prefix.copy()
+            mac.update(operator)
+            ranks[operator] = mac.digest()
+        return tuple(sorted(wanted, key=ranks.__getitem__))
+
+
 def draw(secret: Secret, model: Digest, epoch: int, operators: Sequence[Address], k: int) -> tuple[Address, ...]:
     """The k operators of lowest rank, lowest first; fewer when fewer are given. Duplicates count once."""
-    prefix = hmac.new(secret.reveal(), _DRAW_TAG + model + epoch.to_bytes(8), hashlib.sha256)
-
-    def rank(operator: Address) -> bytes:
-        mac = prefix.copy()
-        mac.update(operator)
-        return mac.digest()
-
-    return tuple(sorted(set(operators), key=rank)[: max(0, k)])
+    return Ranking(secret, model, epoch).order(operators)[: max(0, k)]
 
 
 def goes_single(secret: Secret, request_id: RequestId, share_bps: int) -> bool:

@@ -106,6 +106,11 @@ def _head(major: int, value: int) -> bytes:
     return struct.pack(">BQ", major | 27, value)
 
 
+def list_head(count: int) -> bytes:
+    """What stands before the `count` elements of a list."""
+    return _head(_LIST, count)
+
+
 _SHORT: Final = tuple(_head(_BYTES, size) for size in range(256))
 _SMALL: Final = tuple(_head(_UINT, value) for value in range(24))
 
@@ -150,7 +155,7 @@ def _bool(value: bool) -> bytes:
 
 
 def _list(item: Encoder, values: tuple[Any, ...]) -> bytes:
-    return _head(_LIST, len(values)) + b"".join(map(item, values))
+    return list_head(len(values)) + b"".join(map(item, values))
 
 
 def _optional(item: Encoder, value: Any) -> bytes:

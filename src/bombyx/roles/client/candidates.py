@@ -12,13 +12,14 @@ Always: one draw per request, reused by its retry; no candidate without an `Atte
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from bombyx.errors import AttestationError, MalformedMessage, NoWorkers, PaymentError, PeerError, Unavailable
 from bombyx.ports import Clock, Store, Write
 from bombyx.protocol.attest import AttestationResult
-from bombyx.protocol.market import draw, epoch_of, goes_single
+from bombyx.protocol.market import Ranking, epoch_of, goes_single
 from bombyx.protocol.pay.price import price_of
 from bombyx.protocol.primitives import Address, Digest, RequestId, Secret
 from bombyx.protocol.seal import KeyConfig, Randomness
@@ -61,7 +62,10 @@ class _Pool:
     """What was seen of one model at one proxy within one epoch."""
 
     epoch: int
+    ranking: Ranking
     convinced: set[Address] = field(default_factory=set)
+    order: tuple[Address, ...] = ()  # kept: a directory of 100 000 is not sorted for each request
+    order_of: tuple[Mapping[Address, Offer], frozenset[Address], int] | None = None  # what it was made of
 
 
 async def client_secret(store: Store, randomness: Randomness) -> Secret:
@@ -103,9 +107,9 @@ class Candidates:
         `only`: no draw; those workers, for what no other can answer, or by another's draw.
         """
         k = len(only) or self._k(request_id)
-        offers = {o.operator: o for o in view.report.fit if model.digest in o.models}
+        offers = view.offers(model.digest)
         pool = self._pool(view, model)
-        ranking = only or self._ranking(pool, offers, model)
+        ranking = only or self._ranking(pool, offers)
         await self._appraise_ahead(ranking[:k], offers, view)
         chosen, absent, reasons = await self._walk(ranking, offers, view, model, pool, k)
         self._tally.drew([c.operator for c in chosen], absent)
@@ -115,9 +119,9 @@ class Candidates:
 
     async def preview(self, view: View, model: Model) -> tuple[Candidate, ...]:
         """Whom a request sent now would go to, at the most: for a price. Nothing is counted as drawn."""
-        offers = {o.operator: o for o in view.report.fit if model.digest in o.models}
+        offers = view.offers(model.digest)
         pool = self._pool(view, model)
-        ranking = self._ranking(pool, offers, model)
+        ranking = self._ranking(pool, offers)
         k = self._settings.k
         await self._appraise_ahead(ranking[:k], offers, view)
         chosen, _, reasons = await self._walk(ranking, offers, view, model, pool, k)
@@ -150,14 +154,20 @@ class Candidates:
         key = (view.line.address, model.digest)
         pool = self._pools.get(key)
         if pool is None or pool.epoch != epoch:
-            pool = self._pools[key] = _Pool(epoch=epoch)
+            pool = self._pools[key] = _Pool(epoch=epoch, ranking=Ranking(self._secret, model.digest, epoch))
         return pool
 
-    def _ranking(self, pool: _Pool, offers: dict[Address, Offer], model: Model) -> tuple[Address, ...]:
-        known = tuple(pool.convinced.union(offers).difference(self._distrusted))
-        return draw(self._secret, model.digest, pool.epoch, known, len(known))
+    def _ranking(self, pool: _Pool, offers: Mapping[Address, Offer]) -> tuple[Address, ...]:
+        missing, distrusted = frozenset(pool.convinced.difference(offers)), len(self._distrusted)
+        made = pool.order_of
+        if made is None or made[0] is not offers or made[1:] != (missing, distrusted):
+            pool.order = pool.ranking.order(missing.union(offers).difference(self._distrusted))
+            pool.order_of = (offers, missing, distrusted)
+        return pool.order
 
-    async def _appraise_ahead(self, operators: tuple[Address, ...], offers: dict[Address, Offer], view: View) -> None:
+    async def _appraise_ahead(
+        self, operators: tuple[Address, ...], offers: Mapping[Address, Offer], view: View
+    ) -> None:
         """Fetch the likely evidence side by side; what fails here fails again, from memory, in the walk."""
         listed = [offers[operator] for operator in operators if operator in offers]
         await asyncio.gather(
@@ -168,7 +178,7 @@ class Candidates:
     async def _walk(
         self,
         ranking: tuple[Address, ...],
-        offers: dict[Address, Offer],
+        offers: Mapping[Address, Offer],
         view: View,
         model: Model,
         pool: _Pool,

@@ -254,13 +254,12 @@ class Client:
         raise reason or Unavailable("no proxy is configured", rule="CLI-1")
 
     async def warm(self) -> None:
-        """Appraise every listed worker now, so that the first request waits for nobody's evidence."""
+        """Appraise each model's candidates now, so that the first request waits for nobody's evidence."""
         view = await self.view()
-        await self.network.models(view)
-        await asyncio.gather(
-            *(self.evidence.appraised(o, view.workers[o.operator], view.line) for o in view.report.fit),
-            return_exceptions=True,
-        )
+        models = await self.network.models(view)
+        if self._desk is not None:
+            preview = self._desk.candidates.preview
+            await asyncio.gather(*(preview(view, model) for model in models), return_exceptions=True)
 
     async def proxy_view(self, request_id: RequestId) -> dict[str, Any] | None:
         """What a proxy says it saw of a request, where it shows that (demonstrations); None where it does not."""

@@ -8,16 +8,20 @@ exist for us. Not here: evidence (`evidence.py`) and the draw (`candidates.py`).
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
 
 from bombyx.errors import BadRequest, MalformedMessage, Peer, Unavailable, UntrustedProxyError
 from bombyx.ports import Clock, Ledger, Operator, OperatorRole
 from bombyx.protocol.market import DirectoryReport, compare_directory
 from bombyx.protocol.primitives import Address, Digest
 from bombyx.protocol.wire.evidence import ModelManifest
-from bombyx.protocol.wire.market import Directory
+from bombyx.protocol.wire.market import Directory, DirectoryReader, Offer
 from bombyx.roles.client.blobs import Blobs
 from bombyx.roles.client.settings import ClientSettings, ProxyLine
+
+_NONE: Final[Mapping[Address, Offer]] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +32,12 @@ class View:
     directory: Directory
     workers: dict[Address, Operator]
     report: DirectoryReport
+    by_model: Mapping[Digest, Mapping[Address, Offer]]  # of `report.fit`; made once, for every request asks
     expires: float  # monotonic seconds
+
+    def offers(self, model: Digest) -> Mapping[Address, Offer]:
+        """Who offers a model, by operator. The same object for as long as this view lasts."""
+        return self.by_model.get(model, _NONE)
 
     @property
     def commission_bps(self) -> int:
@@ -54,6 +63,7 @@ class Network:
         self._blobs = blobs
         self._registry: dict[OperatorRole, tuple[float, dict[Address, Operator]]] = {}
         self._views: dict[tuple[Address, str], View] = {}  # replicas of one proxy have one address
+        self._readers: dict[tuple[Address, str], DirectoryReader] = {}
         self._locks: dict[tuple[Address, str], asyncio.Lock] = {}
 
     async def operators(self, role: OperatorRole, *, fresh: bool = False) -> dict[Address, Operator]:
@@ -90,11 +100,7 @@ class Network:
 
     async def models(self, view: View) -> tuple[Model, ...]:
         """Every model that a registered operator offers there, by name and digest."""
-        counts: dict[Digest, int] = {}
-        for offer in view.report.fit:
-            for digest in offer.models:
-                counts[digest] = counts.get(digest, 0) + 1
-        found = await asyncio.gather(*(self._model(digest, count, view) for digest, count in counts.items()))
+        found = await asyncio.gather(*(self._model(digest, len(who), view) for digest, who in view.by_model.items()))
         return tuple(sorted((m for m in found if m is not None), key=lambda m: (m.manifest.name, m.digest)))
 
     async def resolve(self, name: str, view: View) -> Model:
@@ -123,29 +129,30 @@ class Network:
         status, data = await line.transport.get("/v1/directory")
         if status != 200:
             raise UntrustedProxyError(f"the proxy gave no directory (status {status})", status=502, rule="CLI-2")
-        directory = Directory.decode(data)
+        directory = self._readers.setdefault(line.key, DirectoryReader()).read(data)
         if directory.v != 1 or directory.proxy != line.address:
             raise MalformedMessage(
                 f"a directory of {directory.proxy} where {line.address} was asked", peer=Peer.PROXY, rule="CLI-2"
             )
         workers = await self.operators(OperatorRole.WORKER)
-        if any(not _registered(directory, workers, address) for address in {o.operator for o in directory.offers}):
+        if not all(_registered(workers.get(offer.operator), offer) for offer in directory.offers):
             workers = await self.operators(OperatorRole.WORKER, fresh=True)  # it may have registered since
         believed = [o for o in directory.offers if _same_sheet(workers.get(o.operator), o.price_sheet)]
         report = compare_directory(
-            Directory(
-                v=1,
-                proxy=directory.proxy,
-                commission_bps=directory.commission_bps,
-                at=directory.at,
-                offers=tuple(believed),
-            ),
+            replace(directory, offers=tuple(believed)),
             {address: operator.models for address, operator in workers.items()},
             None,
             self._clock.now(),
         )
         expires = self._clock.monotonic() + self._settings.directory_seconds
-        return View(line=line, directory=directory, workers=workers, report=report, expires=expires)
+        return View(
+            line=line,
+            directory=directory,
+            workers=workers,
+            report=report,
+            by_model=_by_model(report.fit),
+            expires=expires,
+        )
 
 
 def _names(model: Model) -> tuple[str, ...]:
@@ -157,9 +164,15 @@ def _same_sheet(operator: Operator | None, sheet: Digest) -> bool:
     return operator is None or operator.price_sheet == sheet
 
 
-def _registered(directory: Directory, workers: dict[Address, Operator], address: Address) -> bool:
-    operator = workers.get(address)
+def _registered(operator: Operator | None, offer: Offer) -> bool:
     if operator is None:
         return False
-    offers = [o for o in directory.offers if o.operator == address]
-    return all(o.price_sheet == operator.price_sheet and set(o.models) <= set(operator.models) for o in offers)
+    return offer.price_sheet == operator.price_sheet and set(offer.models) <= set(operator.models)
+
+
+def _by_model(offers: Iterable[Offer]) -> dict[Digest, dict[Address, Offer]]:
+    found: dict[Digest, dict[Address, Offer]] = {}
+    for offer in offers:
+        for model in offer.models:
+            found.setdefault(model, {})[offer.operator] = offer
+    return found

@@ -17,7 +17,7 @@ from bombyx.protocol.attest import AttestationResult
 from bombyx.protocol.primitives import Address, Digest, sha256
 from bombyx.protocol.seal import GatewayKey
 from bombyx.protocol.wire.evidence import EvidenceBundle
-from bombyx.protocol.wire.market import Directory
+from bombyx.protocol.wire.market import Directory, write_directory
 from bombyx.protocol.wire.records import MAX_BLOBS, LinkHello
 from bombyx.roles.proxy.roster import Roster
 from bombyx.roles.proxy.settings import ProxySettings
@@ -91,19 +91,14 @@ class Noticeboard:
         changes, made_at, encoded = self._encoded
         now = self._clock.monotonic()
         if changes != self._roster.changes or now - made_at > DIRECTORY_SECONDS:
-            encoded = self._directory().encode()
+            encoded = self._directory()
             self._encoded = (self._roster.changes, now, encoded)
         return encoded
 
-    def _directory(self) -> Directory:
+    def _directory(self) -> bytes:
         now = self._clock.now()
-        return Directory(
-            v=1,
-            proxy=self._address,
-            commission_bps=self._settings.commission_bps,
-            at=now,
-            offers=tuple(seat.offer() for seat in self._roster.offered(now)),
-        )
+        bare = Directory(v=1, proxy=self._address, commission_bps=self._settings.commission_bps, at=now, offers=())
+        return write_directory(bare, [seat.offer for seat in self._roster.offered(now)])
 
     def info(self) -> dict[str, Any]:
         return {

@@ -54,18 +54,7 @@ class Seat:
     sheet_digest: Digest
     lines: dict[Digest, ModelPrice]  # of the sheet, which was checked
     account: WorkerAccount
-
-    def offer(self) -> Offer:
-        return Offer(
-            v=1,
-            operator=self.worker.operator,
-            bundle=self.result.bundle,
-            candidates=self.candidates,
-            models=self.result.keyset.models,
-            price_sheet=self.sheet_digest,
-            hardware=self.worker.hardware,
-            not_after=self.result.until,
-        )
+    offer: bytes  # what the directory says of it, encoded once
 
 
 class Roster:
@@ -103,14 +92,25 @@ class Roster:
     ) -> Seat:
         """Offer one more keyset of `worker`."""
         candidates = tuple(config.candidate_id() for config in parse_key_configs(result.key_configs))
+        offer = Offer(
+            v=1,
+            operator=worker.operator,
+            bundle=result.bundle,
+            candidates=candidates,
+            models=result.keyset.models,
+            price_sheet=sheet.digest(),
+            hardware=worker.hardware,
+            not_after=result.until,
+        )
         seat = Seat(
             worker=worker,
             result=result,
             candidates=candidates,
             sheet=sheet,
-            sheet_digest=sheet.digest(),
+            sheet_digest=offer.price_sheet,
             lines={line.model: line for line in sheet.prices},
             account=account,
+            offer=offer.encode(),
         )
         worker.seats.append(seat)
         for candidate in candidates:
