@@ -58,6 +58,12 @@ docs: setup check-docs
 bench: setup
 	$(BIN)/python bench/_document.py $(ARGS)
 
+# Atheris is no part of the locked environment: it is fetched beside it, when asked for.
+FUZZ_SECONDS := 300
+fuzz: setup
+	@test -d build/fuzz/lib || $(BIN)/python -m pip install -q --target build/fuzz/lib atheris
+	PYTHONPATH=build/fuzz/lib $(BIN)/python fuzz/parsers.py all $(FUZZ_SECONDS)
+
 lock: setup
 	@sh scripts/lock.sh
 
