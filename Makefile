@@ -62,7 +62,7 @@ bench: setup
 FUZZ_SECONDS := 300
 fuzz: setup
 	@test -d build/fuzz/lib || $(BIN)/python -m pip install -q --target build/fuzz/lib atheris
-	PYTHONPATH=build/fuzz/lib $(BIN)/python fuzz/parsers.py all $(FUZZ_SECONDS)
+	PYTHONPATH=build/fuzz/lib $(BIN)/python fuzz/parsers.py all $(FUZZ_SECONDS) $(ARGS)
 
 lock: setup
 	@sh scripts/lock.sh
