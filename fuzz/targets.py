@@ -15,8 +15,9 @@ import orjson
 from travelling import PLAIN
 
 from bombyx.adapters.simulator import WORKER_IMAGE, SimulatedEnclave, SimulatedPlatform, sgx
+from bombyx.adapters.simulator.golden import manifest, revocation_answer
 from bombyx.adapters.simulator.gpu import SimulatedGpus
-from bombyx.adapters.simulator.p384 import revocation_list
+from bombyx.adapters.simulator.p384 import revocation_list, signer
 from bombyx.adapters.simulator.provider import GATEWAY_IMAGE, NODE_IMAGE, SimulatedProvider
 from bombyx.adapters.simulator.snp import SimulatedSnp, SnpGuest
 from bombyx.cli.conformance import answered
@@ -254,6 +255,20 @@ def computed(data: bytes) -> None:
     assert (expected.rtmr3 is None) == ("rtmr3" in dict(expected.missing))
 
 
+def golden(data: bytes) -> None:
+    """What verifies under the maker's root says what the maker signed."""
+    read = rim.parse_rim(data, GPUS.root.root)
+    assert read == rim.parse_rim(RIM_FILE, GPUS.root.root)
+
+
+def revocation(data: bytes) -> None:
+    """Nobody but the issuer calls a certificate good: a good answer is one of the issuer's, byte for byte signed."""
+    ocsp.parse_response(data)
+    ocsp.check_chains((GPUS.devices[0].chain,), (data, ANSWERS[1]), NOW)
+    if ocsp.check_chains((GPUS.devices[0].chain,), (data,), NOW).done:
+        raise AssertionError("one answer for two certificates")
+
+
 def chain(data: bytes) -> None:
     """Nobody without the root's key makes a chain that leads to it for another key."""
     first, second, public = data[:65], data[65:130], data[130:]
@@ -261,6 +276,14 @@ def chain(data: bytes) -> None:
         verify(algorithm, data[:32], second, public)
     if chain_root((first, second), public=public, purpose=KEY_PURPOSE, app_id=KEYS.app_id) == KEYS.root_public:
         assert public == IDENTITY.public
+
+
+RIM_FILE = manifest("570", dict(enumerate(GPUS.measurements())), GPUS.root)
+LEAF, MIDDLE, _ = GPUS.devices[0].chain
+ANSWERS = (
+    revocation_answer(LEAF, signer(SEED, "GH100 A01 GSP BROM", NOW, GPUS.root), at=NOW),
+    revocation_answer(MIDDLE, GPUS.root, at=NOW),
+)
 
 
 def request() -> bytes:
@@ -290,9 +313,9 @@ TARGETS: dict[str, tuple[Seeds, Callable[[bytes], None]]] = {
         refusing(lambda data: parse_token(data.decode("utf-8", "replace"))),
     ),
     "jwks": (lambda: [GPUS.jwks()], refusing(parse_jwks)),
-    "rim": (lambda: [XML], refusing(rim.parse_rim)),
+    "rim": (lambda: [XML, RIM_FILE], refusing(golden)),
     "xml": (lambda: [XML], refusing(xml)),
-    "ocsp": (lambda: [b"\x30\x03\x0a\x01\x00"], refusing(ocsp.parse_response)),
+    "ocsp": (lambda: [b"\x30\x03\x0a\x01\x00", *ANSWERS], refusing(revocation)),
     "report": (
         lambda: [
             orjson.dumps(PROVIDER.phala(NONCE)),

@@ -3,79 +3,34 @@
 
 from __future__ import annotations
 
-import base64
-import datetime as dt
-import hashlib
 from dataclasses import replace
 
 import orjson
 import pytest
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from tests.unit.attest.providers import GPUS, NONCE, NOW, SEED
 
+from bombyx.adapters.simulator.golden import manifest, revocation_answer
 from bombyx.adapters.simulator.gpu import DRIVER
 from bombyx.adapters.simulator.p384 import Signer, signer
 from bombyx.errors import AttestationError, MalformedMessage
 from bombyx.protocol.attest.gpu import parse_gpu_evidence
 from bombyx.protocol.attest.ocsp import check_chains
 from bombyx.protocol.attest.rim import check_measurements, parse_rim
-from bombyx.protocol.attest.xml import canonical, canonical_subset, parse_xml
 from bombyx.protocol.primitives import Instant
 
-START = dt.datetime.fromtimestamp(NOW.seconds, tz=dt.UTC)
 ROOT = signer(SEED, "Simulated RIM root", NOW)
 MAKER = signer(SEED, "Simulated RIM signer", NOW, ROOT, ca=False)
 RUNTIME = [report.runtime() for report in parse_gpu_evidence(orjson.dumps(GPUS.evidence(NONCE)))]
 VBIOS = RUNTIME[0].vbios
-SWID = "http://standards.iso.org/iso/19770/-2/2015/schema.xsd"
-SIG = "http://www.w3.org/2000/09/xmldsig#"
-C14N = "http://www.w3.org/2006/12/xml-c14n11"
-
-
-def manifest(version: str, golden: dict[int, bytes], maker: Signer = MAKER) -> bytes:
-    """A signed SWID tag in NVIDIA's form, inherited prefixes, line breaks, unused declarations and all."""
-    rows = "".join(
-        f'\n  <ns0:Resource type="Measurement" index="{index}" active="True" alternatives="1" '
-        f'ns2:Hash0="{value.hex()}" name="Measurement_{index}" size="48"/>'
-        for index, value in golden.items()
-    )
-    body = (
-        f'\n <ns0:Meta xmlns:ns1="https://example.org/rim" colloquialVersion="{version}" product="GH100" '
-        f'ns1:BindingSpec="RIMIM"/>\n <ns0:Payload xmlns:SHA384="urn:unused">{rows}\n </ns0:Payload>\n'
-    )
-    head = f'<SoftwareIdentity xmlns="{SWID}" xmlns:ns0="{SWID}" xmlns:ns2="urn:sha384" name="a &amp; b" tagId="1">'
-    whole = parse_xml((head + body + "</SoftwareIdentity>").encode())
-    digest = base64.b64encode(hashlib.sha384(canonical(whole)).digest()).decode()
-    info = (
-        f'<ds:SignedInfo><ds:CanonicalizationMethod Algorithm="{C14N}"/><ds:SignatureMethod '
-        f'Algorithm="http://www.w3.org/2001/04/xmldsig-more#ecdsa-sha384"/><ds:Reference URI=""><ds:Transforms>'
-        f'<ds:Transform Algorithm="{SIG}enveloped-signature"/><ds:Transform Algorithm="{C14N}"/></ds:Transforms>'
-        f'<ds:DigestMethod Algorithm="http://www.w3.org/2001/04/xmldsig-more#sha384"/>'
-        f"<ds:DigestValue>{digest}</ds:DigestValue></ds:Reference></ds:SignedInfo>"
-    )
-    certificates = "".join(
-        f"<ds:X509Certificate>{base64.encodebytes(one).decode()}</ds:X509Certificate>" for one in maker.der()
-    )
-    keys = f"<ds:KeyInfo><ds:X509Data>{certificates}</ds:X509Data></ds:KeyInfo>"
-
-    def signed(value: str) -> str:
-        signature = f'<ds:Signature xmlns:ds="{SIG}">{info}<ds:SignatureValue>{value}</ds:SignatureValue>{keys}'
-        return f"{head}{body}{signature}</ds:Signature></SoftwareIdentity>"
-
-    document = parse_xml(signed("").encode())
-    signature = document.child("Signature")
-    to_sign = canonical_subset(document, (signature, signature.child("SignedInfo")))
-    return signed(base64.b64encode(maker.sign_raw(to_sign)).decode()).encode()
 
 
 def golden(first: int, last: int) -> dict[int, bytes]:
     return {index: value for index, value in enumerate(GPUS.measurements()) if first <= index < last}
 
 
-DRIVER_RIM = manifest(DRIVER, golden(0, 4))
-VBIOS_RIM = manifest(VBIOS, golden(4, 8))
+DRIVER_RIM = manifest(DRIVER, golden(0, 4), MAKER)
+VBIOS_RIM = manifest(VBIOS, golden(4, 8), MAKER)
 
 
 def check(*rims: bytes, now: Instant = NOW, root: bytes = ROOT.root) -> str:
@@ -99,13 +54,13 @@ def test_what_is_not_at_hand_is_said() -> None:
 def test_a_gpu_with_other_firmware_than_its_maker_signed() -> None:
     """ATT-9."""
     with pytest.raises(AttestationError, match="measurement 5 is not one of the golden"):
-        check(DRIVER_RIM, manifest(VBIOS, golden(4, 8) | {5: bytes(48)}))
+        check(DRIVER_RIM, manifest(VBIOS, golden(4, 8) | {5: bytes(48)}, MAKER))
 
 
 def test_two_manifests_for_one_measurement() -> None:
     """ATT-9: whoever may add a second file must not be able to choose."""
     with pytest.raises(AttestationError, match="same measurement"):
-        check(DRIVER_RIM, VBIOS_RIM, manifest(VBIOS, golden(3, 4)))
+        check(DRIVER_RIM, VBIOS_RIM, manifest(VBIOS, golden(3, 4), MAKER))
 
 
 @pytest.mark.parametrize("old", [b'active="True"', b'index="1"', b"colloquialVersion", b"a &amp; b", b"Measurement_2"])
@@ -162,31 +117,19 @@ def test_xml_that_is_refused(raw: bytes) -> None:
 # REVOCATION
 
 
+ISSUERS = (signer(SEED, "GH100 A01 GSP BROM", NOW, GPUS.root), GPUS.root)
+
+
 def answer(
     chain_at: int,
     status: ocsp.OCSPCertStatus,
     *,
     by: Signer | None = None,
-    at: dt.datetime = START,
+    at: Instant = NOW,
     days: int = 1,
 ) -> bytes:
     """A response for the certificate at this place in the first GPU's chain, signed by its issuer."""
-    chain = GPUS.devices[0].chain
-    issuers = (signer(SEED, "GH100 A01 GSP BROM", NOW, GPUS.root), GPUS.root)
-    revoked = at if status is ocsp.OCSPCertStatus.REVOKED else None
-    builder = ocsp.OCSPResponseBuilder().add_response(
-        cert=chain[chain_at],
-        issuer=chain[chain_at + 1],
-        algorithm=hashes.SHA256(),
-        cert_status=status,
-        this_update=at,
-        next_update=at + dt.timedelta(days=days),
-        revocation_time=revoked,
-        revocation_reason=None,
-    )
-    maker = by or issuers[chain_at]
-    made = builder.responder_id(ocsp.OCSPResponderEncoding.NAME, maker.certificate)
-    return made.sign(maker.key, hashes.SHA384()).public_bytes(Encoding.DER)
+    return revocation_answer(GPUS.devices[0].chain[chain_at], ISSUERS[chain_at], at=at, days=days, status=status, by=by)
 
 
 CHAINS = (GPUS.devices[0].chain,)
@@ -209,7 +152,7 @@ def test_an_answer_for_half_the_chain_is_not_enough() -> None:
     """ATT-9: nor is one that is old, or that knows nothing."""
     for answers in ((), GOOD[:1], (GOOD[0], answer(1, ocsp.OCSPCertStatus.UNKNOWN))):
         assert not check_chains(CHAINS, answers, NOW).done
-    old = answer(0, ocsp.OCSPCertStatus.GOOD, at=START - dt.timedelta(days=9))
+    old = answer(0, ocsp.OCSPCertStatus.GOOD, at=NOW.plus(seconds=-9 * 86_400))
     assert "1 certificates" in check_chains(CHAINS, (old, GOOD[1]), NOW).detail
 
 

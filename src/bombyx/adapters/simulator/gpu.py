@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Simulated GPUs in NVIDIA's forms: SPDM measurement reports, attestation tokens with their key set, RIM files, OCSP.
+"""Simulated GPUs in NVIDIA's forms: SPDM measurement reports, attestation tokens with their key set.
 
 Not hardware: their roots are the simulator's own, and evidence under them makes everything `simulated`.
 """
