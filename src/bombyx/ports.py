@@ -23,6 +23,7 @@ from bombyx.protocol.audit.case import (
     ValidationParameters,
     Verdict,
 )
+from bombyx.protocol.audit.margin import Row
 from bombyx.protocol.pay.view import ChannelView as ChannelView
 from bombyx.protocol.pay.view import Claim as Claim
 from bombyx.protocol.pay.x402_payment import Deposit
@@ -569,6 +570,24 @@ class Engine(Protocol):
     async def models(self) -> tuple[str, ...]: ...
 
     def run(self, request: EngineRequest) -> AsyncIterator[EngineEvent]: ...
+
+    async def close(self) -> None: ...
+
+
+class Prefill(Protocol):
+    """The claimed model, read in one pass over a prompt and the answer somebody says it gave: rows, never text.
+
+    - `render` must give the prompt's ids as the pinned chat template and tokenizer make them. What cannot be re-run, or
+      is not understood, it must refuse with `BadRequest`, never leave out.
+    - `score` must give one row for each output id, in order, each with at least `top` candidates (all there are, if the
+      vocabulary is smaller). Row i predicts output_ids[i] from everything before it.
+    - Must not block the caller's loop. Must raise `EngineUnavailable` for a crash, a hang or garbage, and
+      `BadRequest` for more ids than the model's context holds, or ids it does not have.
+    """
+
+    async def render(self, path: str, body: bytes) -> tuple[int, ...]: ...
+
+    async def score(self, prompt_ids: Sequence[int], output_ids: Sequence[int], *, top: int) -> tuple[Row, ...]: ...
 
     async def close(self) -> None: ...
 
