@@ -27,7 +27,7 @@ from bombyx.protocol.session import recipient
 from bombyx.protocol.wire.evidence import ModelManifest
 from bombyx.protocol.wire.market import Offer, PriceSheet
 from bombyx.roles.client.blobs import Blobs
-from bombyx.roles.client.evidence import EvidenceCache
+from bombyx.roles.client.evidence import REMEMBERED, EvidenceCache
 from bombyx.roles.client.network import Model, View
 from bombyx.roles.client.settings import ClientSettings
 from bombyx.roles.client.tally import Tally
@@ -98,6 +98,7 @@ class Candidates:
         self._tally = tally
         self._pools: dict[tuple[Address, Digest], _Pool] = {}
         self._distrusted: dict[Address, str] = {}
+        self._made: dict[tuple[Address, Digest], Candidate] = {}  # as they were last; a new appraisal makes a new one
 
     async def choose(
         self, view: View, model: Model, request_id: RequestId, *, only: tuple[Address, ...] = ()
@@ -203,11 +204,14 @@ class Candidates:
         return tuple(chosen), absent, reasons
 
     async def _candidate(self, offer: Offer, view: View, model: Model) -> Candidate:
-        result = await self._evidence.appraised(offer, view.workers[offer.operator], view.line)
-        key_config = recipient(result, self._clock.now())
+        result, now = await self._evidence.appraised(offer, view.workers[offer.operator], view.line), self._clock.now()
+        known = self._made.get((offer.operator, model.digest))
+        if known is not None and known.result is result and known.offer == offer and now < result.until:
+            return known
+        key_config = recipient(result, now)
         sheet = PriceSheet.decode(await self._blobs.get(offer.price_sheet, view.line.transport))
         self._check_price(sheet, offer, model.digest)
-        return Candidate(
+        made = Candidate(
             offer=offer,
             result=result,
             key_config=key_config,
@@ -216,6 +220,10 @@ class Candidates:
             manifest=model.manifest,
             model=model.digest,
         )
+        if len(self._made) >= REMEMBERED:
+            self._made.clear()
+        self._made[offer.operator, model.digest] = made
+        return made
 
     def _check_price(self, sheet: PriceSheet, offer: Offer, model: Digest) -> None:
         if sheet.operator != offer.operator:
