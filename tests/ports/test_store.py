@@ -18,13 +18,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.postgres import postgres_server, shared_database
 
 from bombyx.adapters.memory import MemoryStore
 from bombyx.adapters.postgres import PostgresStore
 from bombyx.adapters.sqlite import SqliteStore
+from bombyx.adapters.sqlite_file import SqliteFile
 from bombyx.errors import Unavailable
 from bombyx.ports import Store, Write
 
@@ -147,13 +148,78 @@ async def test_a_failed_write_reaches_its_callers_and_leaves_nothing(tmp_path: P
     store = SqliteStore.open(tmp_path / "s.db")
     await store.write([put(b"a", b"1")])
     thief = sqlite3.connect(tmp_path / "s.db")
-    thief.execute("CREATE TRIGGER no BEFORE INSERT ON rows WHEN NEW.key = x'62' BEGIN SELECT RAISE(ABORT, 'no'); END")
+    thief.execute(
+        "CREATE TRIGGER no BEFORE INSERT ON log WHEN instr(NEW.batch, x'62') BEGIN SELECT RAISE(ABORT, 'no'); END"
+    )
     thief.close()
     with pytest.raises(Unavailable):
         await store.write([put(b"a", b"2"), put(b"b", b"2")])
     assert await store.scan("t") == [(b"a", b"1")]
+    thief = sqlite3.connect(tmp_path / "s.db")
+    thief.execute("DROP TRIGGER no")
+    thief.close()
     await store.write([put(b"c", b"3")])
+    assert await store.scan("t") == [(b"a", b"1"), (b"c", b"3")]
     await store.close()
+
+
+_FEW_KEYS = st.lists(
+    st.tuples(st.sampled_from("tu"), st.binary(max_size=2), st.none() | st.binary(max_size=3)), max_size=6
+)
+
+
+@settings(max_examples=25)
+@given(st.lists(st.tuples(_FEW_KEYS, st.sampled_from(["", "fold", "reopen", "kill"])), max_size=8))
+def test_the_log_is_folded_in_at_any_moment_and_nobody_sees_it(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[list[tuple[str, bytes, bytes | None]], str]]
+) -> None:
+    """STORE-1, STORE-3: whether a row lies in the log, in the table or in both, it is the newest that is found."""
+    path = tmp_path_factory.mktemp("s") / "s.db"
+    file, wanted = SqliteFile(path), dict[tuple[str, bytes], bytes | None]()
+    for batch, then in steps:
+        file.append(batch)
+        wanted |= {(name, key): value for name, key, value in batch}
+        if then == "fold":
+            file.fold()
+        elif then:
+            if then == "reopen":
+                file.close()
+            file = SqliteFile(path)
+    table = {(name, key): value for name, key, value in file.reader.execute("SELECT * FROM rows")}
+    newer = {(name, key): value for name in "tu" for key, value in file.newer(name, b"").items()}
+    assert _there(table | newer) == _there(wanted)
+    assert {where: file.newest(where) for where in newer} == {where: (value,) for where, value in newer.items()}
+    file.close()
+
+
+def _there(rows: dict[tuple[str, bytes], bytes | None]) -> dict[tuple[str, bytes], bytes]:
+    return {where: value for where, value in rows.items() if value is not None}
+
+
+async def test_rows_too_large_to_fold_together_are_folded_one_by_one(tmp_path: Path) -> None:
+    """STORE-1: a key of 3 kB, a value of 3 MB, an empty one."""
+    store = SqliteStore.open(tmp_path / "s.db")
+    rows = sorted([(b"k" * 3_000, b"v"), (b"large", bytes(3 << 20)), (b"none", b"")])
+    await store.write([put(key, value) for key, value in rows])
+    await store.close()
+    store = SqliteStore.open(tmp_path / "s.db")
+    assert await store.scan("t") == rows
+    await store.write([put(key, None) for key, _ in rows])
+    await store.close()
+    store = SqliteStore.open(tmp_path / "s.db")
+    assert await store.scan("t") == []
+    await store.close()
+
+
+def test_what_another_process_wrote_meanwhile_is_folded_in_too(tmp_path: Path) -> None:
+    """STORE-3: none of its rows is emptied out of the log unread."""
+    first, second = SqliteFile(tmp_path / "s.db"), SqliteFile(tmp_path / "s.db")
+    first.append([("t", b"a", b"1")])
+    second.append([("t", b"b", b"2")])
+    first.fold()
+    assert first.reader.execute("SELECT key FROM rows").fetchall() == [(b"a",), (b"b",)]
+    first.close()
+    second.close()
 
 
 def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:

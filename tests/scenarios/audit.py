@@ -18,6 +18,7 @@ from pathlib import Path
 from tests.scenarios.procs import Processes
 
 from bombyx.adapters.evm import AddressBook, EvmLedger, Rpc
+from bombyx.adapters.sqlite_file import unpack
 from bombyx.protocol.pay.payee import PayeeBook, PayeeTerms
 from bombyx.protocol.pay.payer import PayerChannel, PayerPolicy
 from bombyx.protocol.primitives import Address, Digest
@@ -165,17 +166,25 @@ def _payer(store: Path, table: str, domain: Digest, hops: dict[Digest, Hop]) -> 
 def _rows(store: Path, table: str) -> list[tuple[bytes, bytes]]:
     if not store.exists():
         return []
-    connection = sqlite3.connect(f"file:{store}?mode=ro", uri=True, timeout=10)
-    try:
-        return connection.execute("SELECT key, value FROM rows WHERE name = ? ORDER BY key", (table,)).fetchall()
-    finally:
-        connection.close()
+    return [(key, value) for (name, key), value in sorted(_everything(store).items()) if name == table]
 
 
 def tables(store: Path) -> set[str]:
     """Every table a role has written a row of that is still there."""
+    return {name for name, _ in _everything(store)}
+
+
+def _everything(store: Path) -> dict[tuple[str, bytes], bytes]:
+    """By table and key: the table of rows, and over it the log of what was not folded in yet."""
     connection = sqlite3.connect(f"file:{store}?mode=ro", uri=True, timeout=10)
     try:
-        return {name for (name,) in connection.execute("SELECT DISTINCT name FROM rows")}
+        connection.execute("BEGIN")
+        rows = {(name, key): value for name, key, value in connection.execute("SELECT name, key, value FROM rows")}
+        for (batch,) in connection.execute("SELECT batch FROM log ORDER BY id"):
+            for name, key, value in unpack(batch):
+                rows.pop((name, key), None)
+                if value is not None:
+                    rows[name, key] = value
+        return rows
     finally:
         connection.close()

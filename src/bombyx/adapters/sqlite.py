@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ports.Store` on SQLite: write-ahead log, synchronous=FULL, and one writer thread that commits many callers at once.
 
-Group commit: while one fsync runs, further writes queue up; the next transaction takes them all, so their callers share
-one fsync. Writes become visible in the order they were asked for. Always: `write` returns after the fsync or raises.
+Group commit: while one fsync runs, further writes queue up; the next commit takes them all, so their callers share one
+fsync. Writes become visible in the order they were asked for. What a commit puts into the file is `sqlite_file.py`'s.
+Always: `write` returns after the fsync or raises.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
@@ -19,17 +19,11 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Final
 
+from bombyx.adapters.sqlite_file import SqliteFile
 from bombyx.errors import Unavailable
 from bombyx.ports import Write
 
-MAX_BATCH: Final = 1_024  # callers in one transaction
-BUSY_TIMEOUT: Final = 5.0  # seconds to wait for another process' lock
-_SCHEMA: Final = (
-    "CREATE TABLE IF NOT EXISTS rows (name TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL,"
-    " PRIMARY KEY (name, key)) WITHOUT ROWID"
-)
-_PUT: Final = "INSERT INTO rows VALUES (?, ?, ?) ON CONFLICT (name, key) DO UPDATE SET value = excluded.value"
-_DELETE: Final = "DELETE FROM rows WHERE name = ? AND key = ?"
+MAX_BATCH: Final = 1_024  # callers in one commit
 _READ: Final = "SELECT value FROM rows WHERE name = ? AND key = ?"
 _SCAN: Final = "SELECT key, value FROM rows WHERE name = ? AND key >= ? AND key < ? ORDER BY key LIMIT ?"
 _SCAN_UP: Final = "SELECT key, value FROM rows WHERE name = ? AND key >= ? ORDER BY key LIMIT ?"
@@ -37,20 +31,17 @@ _SCAN_UP: Final = "SELECT key, value FROM rows WHERE name = ? AND key >= ? ORDER
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    rows: tuple[Write, ...]
+    rows: Sequence[Write]
     done: asyncio.Future[None]
 
 
 class SqliteStore:
     """Durable rows in one file. Made by `open`; use from one event loop or several."""
 
-    def __init__(
-        self, path: Path, writer: sqlite3.Connection, reader: sqlite3.Connection, released: Callable[[], None]
-    ) -> None:
+    def __init__(self, path: Path, file: SqliteFile, released: Callable[[], None]) -> None:
         self.path = path
+        self._file = file
         self._released = released
-        self._writer = writer
-        self._reader = reader
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._closed = False
         self._reads = ThreadPoolExecutor(1, thread_name_prefix="bombyx-store-read")
@@ -61,12 +52,11 @@ class SqliteStore:
     def open(cls, path: Path, *, released: Callable[[], None] = lambda: None) -> SqliteStore:
         """Open or make the file (0600: it holds secrets and receipts). `Unavailable` when that is not possible.
 
-        `released` is called once the file has been let go of.
+        `released` is called once the file has been let go of. A process that only looks while another one writes sees
+        what was there when it opened the file.
         """
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # its log and index take the same mode
-            return cls(path, _connect(path), _connect(path), released)
+            return cls(path, SqliteFile(path), released)
         except (sqlite3.Error, OSError) as error:
             raise Unavailable(f"cannot open the store {path}: {error}") from error
 
@@ -79,17 +69,27 @@ class SqliteStore:
             await asyncio.shield(job.done)
 
     async def read(self, table: str, key: bytes) -> bytes | None:
+        self._check_open()
+        newest = self._file.newest((table, bytes(key)))
+        if newest is not None:
+            return newest[0]
         found = await self._query(_READ, (table, bytes(key)))
         return found[0][0] if found else None
 
     async def scan(self, table: str, *, prefix: bytes = b"", limit: int | None = None) -> list[tuple[bytes, bytes]]:
-        most = -1 if limit is None else limit
+        self._check_open()
+        newer = self._file.newer(table, prefix)
+        most = -1 if limit is None else limit + len(newer)  # each may delete one that the table still has
         end = _after(prefix)
         if end is None:
             found = await self._query(_SCAN_UP, (table, prefix, most))
         else:
             found = await self._query(_SCAN, (table, prefix, end, most))
-        return [(key, value) for key, value in found]
+        rows = [(key, value) for key, value in found]
+        if newer:
+            merged = {**dict(rows), **newer}
+            rows = sorted((key, value) for key, value in merged.items() if value is not None)
+        return rows if limit is None else rows[:limit]
 
     async def close(self) -> None:
         """Finish what was asked for, then let go of the file. Idempotent."""
@@ -99,16 +99,17 @@ class SqliteStore:
         self._jobs.put(None)
         await asyncio.to_thread(self._thread.join)
         self._reads.shutdown()
-        self._reader.close()
-        self._writer.close()
+        self._file.close()
         self._released()
 
-    async def _query(self, statement: str, values: tuple[str | bytes | int, ...]) -> list[tuple[bytes, ...]]:
+    def _check_open(self) -> None:
         if self._closed:
             raise Unavailable("the store is closed")
-        loop = asyncio.get_running_loop()
+
+    async def _query(self, statement: str, values: tuple[str | bytes | int, ...]) -> list[tuple[bytes, ...]]:
+        loop, reader = asyncio.get_running_loop(), self._file.reader
         try:
-            return await loop.run_in_executor(self._reads, lambda: self._reader.execute(statement, values).fetchall())
+            return await loop.run_in_executor(self._reads, lambda: reader.execute(statement, values).fetchall())
         except sqlite3.Error as error:
             raise Unavailable(f"the store cannot be read: {error}") from error
 
@@ -122,6 +123,9 @@ class SqliteStore:
                 _answer(live, self._commit(live))
             if len(live) < len(jobs):
                 return
+            if self._file.fold_due:
+                with contextlib.suppress(sqlite3.Error):  # it is tried again after the next commit
+                    self._file.fold()
 
     def _next_batch(self) -> list[_Job | None]:
         jobs = [self._jobs.get()]
@@ -131,27 +135,11 @@ class SqliteStore:
         return jobs
 
     def _commit(self, jobs: list[_Job]) -> Unavailable | None:
-        newest = {row[:2]: row for job in jobs for row in job.rows}
-        put = [row[:3] for row in newest.values() if row.value is not None]
-        gone = [where for where, row in newest.items() if row.value is None]
         try:
-            self._writer.execute("BEGIN IMMEDIATE")
-            self._writer.executemany(_PUT, put)
-            self._writer.executemany(_DELETE, gone)
-            self._writer.execute("COMMIT")
-        except (sqlite3.Error, OverflowError) as error:
-            with contextlib.suppress(sqlite3.Error):
-                self._writer.execute("ROLLBACK")
-            return Unavailable(f"the store cannot write: {error}")
+            self._file.append([row[:3] for job in jobs for row in job.rows])
+        except Unavailable as error:
+            return error
         return None
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute(_SCHEMA)
-    return connection
 
 
 def _answer(jobs: list[_Job], failure: Unavailable | None) -> None:
