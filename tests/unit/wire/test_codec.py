@@ -22,6 +22,7 @@ from bombyx.protocol.wire.audit import AuditBlock, AuditMode, SamplerBlock, Seed
 from bombyx.protocol.wire.codec import MAX_ITEMS, Message
 from bombyx.protocol.wire.receipt import ChoiceIds, SignedReceipt, UsageOpening
 from bombyx.protocol.wire.request import Meta, Payment, SignedVoucher
+from bombyx.protocol.wire.scanning import scanner
 from bombyx.protocol.wire.tokens import TokenTable
 
 for _module in pkgutil.iter_modules(wire.__path__, wire.__name__ + "."):
@@ -219,3 +220,27 @@ def test_an_opening_shows_no_ids_in_errors() -> None:
     with pytest.raises(MalformedMessage) as error:
         UsageOpening.decode(bad)
     assert "secret" not in str(error.value)
+
+
+@given(any_message, st.data())
+def test_the_short_way_and_the_long_way_read_the_same(message: Message, data: st.DataObject) -> None:
+    """WIRE-1: what the scanner takes is what the general reader finds, and it takes what is canonical."""
+    cls, raw = type(message), bytearray(message.encode())
+    assert scanner(cls)(bytes(raw)) is not None or _numbers_are_large(message)  # type: ignore[arg-type]
+    for _ in range(data.draw(st.integers(1, 3))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    found = scanner(cls)(bytes(raw[: data.draw(st.integers(0, len(raw)))]))  # type: ignore[arg-type]
+    if found is not None:
+        assert found == cls._read(found.encode())
+    found = scanner(cls)(bytes(raw))  # type: ignore[arg-type]
+    if found is not None:
+        assert found == cls._read(bytes(raw))
+
+
+def _numbers_are_large(value: object) -> bool:
+    """Whether a message holds what is left to the long way: more than 64 bits, or an instant of early 1970."""
+    if isinstance(value, Message):
+        return any(_numbers_are_large(getattr(value, f.name)) for f in dataclasses.fields(value))  # type: ignore[arg-type]
+    if isinstance(value, tuple):
+        return any(map(_numbers_are_large, value))
+    return (isinstance(value, int) and value >= 1 << 64) or (isinstance(value, Instant) and value < 1 << 32)

@@ -17,6 +17,7 @@ import cbor2
 from bombyx.errors import MalformedMessage
 from bombyx.protocol.primitives import Digest, sha256
 from bombyx.protocol.wire.compiled import MAX_ITEMS, encoder, reader
+from bombyx.protocol.wire.scanning import scanner
 
 __all__ = ["MAX_ITEMS", "MAX_MESSAGE", "Message"]
 
@@ -40,6 +41,13 @@ class Message:
         """Read canonical bytes. Raises `MalformedMessage` for anything else."""
         if len(data) > cls.MAX_SIZE:
             raise MalformedMessage(f"{cls.__name__} of {len(data)} bytes, at most {cls.MAX_SIZE}", rule="WIRE-2")
+        kind: Any = cls
+        message: Self | None = scanner(kind)(data) if type(data) is bytes else None
+        return cls._read(data) if message is None else message
+
+    @classmethod
+    def _read(cls, data: bytes) -> Self:
+        """The long way: read it as CBOR, and see whether it is spelled as we spell it."""
         kind: Any = cls
         message: Self = reader(kind)(_loads(cls.__name__, data))
         if encoder(kind)(message) != data:

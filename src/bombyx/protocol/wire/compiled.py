@@ -2,7 +2,8 @@
 """A message class' encoder and reader, written out once from its fields: what `codec.py` promises, at a fifth the cost.
 
 As `dataclasses` does for `__init__`, the source of two functions is put together and compiled. The encoder joins what
-never changes (heads, field names in canonical order) with the values; the reader converts what `cbor2` found.
+never changes (heads, field names in canonical order) with the values; the reader converts what `cbor2` found. What is
+canonical, as nearly everything is, `scanning.py` reads by itself.
 
 Not here: whether foreign bytes are canonical. `codec.py` encodes what was read and compares, so that every spelling but
 one is refused. Always: only names of fields enter the source, never a byte of a message.
@@ -34,11 +35,11 @@ _NULL, _FALSE, _TRUE = b"\xf6", b"\xf4", b"\xf5"
 @functools.cache
 def encoder(cls: Any) -> Encoder:
     """A function from a message of this class to its canonical bytes."""
-    front = _head(_TAG, cls.TAG) + _head(_MAP, len(hints := _fields(cls)))
-    known: dict[str, Any] = {"join": b"".join, "front": front}
+    hints = fields_of(cls)
+    known: dict[str, Any] = {"join": b"".join, "front": front_of(cls)}
     parts = ["front"]
-    for place, name in enumerate(sorted(hints, key=_text)):  # RFC 8949 section 4.2.1: by their encoded bytes
-        known[f"name{place}"], known[f"write{place}"] = _text(name), _encoder_of(hints[name])
+    for place, name in enumerate(sorted(hints, key=text)):  # RFC 8949 section 4.2.1: by their encoded bytes
+        known[f"name{place}"], known[f"write{place}"] = text(name), _encoder_of(hints[name])
         parts.append(f"name{place}, write{place}(m.{name})")
     encode: Encoder = _compiled(f"lambda m: join(({', '.join(parts)},))", known)
     return encode
@@ -49,7 +50,7 @@ def reader(cls: Any) -> Reader:
     """A function from what `cbor2` read to a message of this class. Raises `MalformedMessage`."""
     known: dict[str, Any] = {"make": cls}
     given = []
-    for place, (name, hint) in enumerate(_fields(cls).items()):
+    for place, (name, hint) in enumerate(fields_of(cls).items()):
         known[f"read{place}"] = _reader_of(hint)
         given.append(f"{name}=read{place}(b[{name!r}])")
     build = _compiled(f"lambda b: make({', '.join(given)})", known)
@@ -84,10 +85,15 @@ def _of_message(make: Any, cls: Any) -> Any:
     return make(cls)  # mypy does not see a class as hashable
 
 
-def _fields(cls: Any) -> dict[str, Any]:
+def fields_of(cls: Any) -> dict[str, Any]:
     """The type of each field, by name."""
     hints = get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def front_of(cls: Any) -> bytes:
+    """What every message of this class begins with."""
+    return _head(_TAG, cls.TAG) + _head(_MAP, len(fields_of(cls)))
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -120,12 +126,12 @@ def _encoder_of(hint: Any) -> Encoder:
     if origin is tuple:
         return functools.partial(_list, _encoder_of(get_args(hint)[0]))
     if origin in (Union, types.UnionType):
-        return functools.partial(_optional, _encoder_of(_inner(hint)))
+        return functools.partial(_optional, _encoder_of(inner_of(hint)))
     if dataclasses.is_dataclass(hint):
         written: Encoder = _of_message(encoder, hint)
         return written
     if issubclass(hint, enum.Enum):
-        as_value = _text if issubclass(hint, str) else _number
+        as_value = text if issubclass(hint, str) else _number
         return {member: as_value(member.value) for member in hint}.__getitem__
     return _WRITERS[next(base for base in _WRITERS if issubclass(hint, base))]
 
@@ -145,7 +151,7 @@ def _bytes(value: bytes) -> bytes:
     return (_SHORT[size] if size < 256 else _head(_BYTES, size)) + value
 
 
-def _text(value: str) -> bytes:
+def text(value: str) -> bytes:
     encoded = value.encode()
     return _head(_TEXT, len(encoded)) + encoded
 
@@ -162,13 +168,13 @@ def _optional(item: Encoder, value: Any) -> bytes:
     return _NULL if value is None else item(value)
 
 
-_WRITERS: Final[dict[type, Encoder]] = {bool: _bool, int: _number, bytes: _bytes, str: _text}
+_WRITERS: Final[dict[type, Encoder]] = {bool: _bool, int: _number, bytes: _bytes, str: text}
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def _inner(hint: Any) -> Any:
+def inner_of(hint: Any) -> Any:
     return next(arg for arg in get_args(hint) if arg is not type(None))
 
 
@@ -177,7 +183,7 @@ def _reader_of(hint: Any) -> Reader:
     if origin is tuple:
         return functools.partial(_read_list, _reader_of(get_args(hint)[0]))
     if origin in (Union, types.UnionType):
-        return functools.partial(_read_optional, _reader_of(_inner(hint)))
+        return functools.partial(_read_optional, _reader_of(inner_of(hint)))
     if dataclasses.is_dataclass(hint):
         read: Reader = _of_message(reader, hint)
         return read
