@@ -19,7 +19,7 @@ from bombyx.adapters.evm.transactions import Patience
 from bombyx.errors import ConfigError
 from bombyx.protocol.primitives import Instant
 
-QUICK = Patience(poll=0.01)
+QUICK = Patience(poll=0.01, look=0.1, gap_after=0.3)
 
 
 class MiningRpc(Rpc):

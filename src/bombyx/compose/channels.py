@@ -33,7 +33,7 @@ async def open_channels(
     async with AsyncExitStack() as stack:
         if change:
             stack.callback(StateFolder.hold(state).release)
-        ledger = client_ledger(config, network)
+        ledger = client_ledger(config, network, state if change else None)
         stack.push_async_callback(ledger.close)
         store = SqliteStore.open(state / "client.db")
         stack.push_async_callback(store.close)

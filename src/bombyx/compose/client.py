@@ -73,7 +73,7 @@ async def opened(
 ) -> Client:
     """Its `close` also closes the ledger, the store and the transports made here."""
     held = StateFolder.hold(state)
-    ledger = client_ledger(config, network)
+    ledger = client_ledger(config, network, state)
     try:
         keys = keys or await kept_keys(config, state, ledger, ask)
         settings = replace(settings_of(config), keep_openings=keep_openings)

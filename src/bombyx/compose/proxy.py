@@ -34,7 +34,7 @@ async def start(config: ProxyConfig, network: NetworkDescriptor, state: Path) ->
     entropy, clock = SystemEntropy(), open_clock()
     service.stack.callback(StateFolder.hold(state).release)
     key = key_store(state).load_or_create("proxy")
-    ledger = open_ledger(network)
+    ledger = open_ledger(network, state)
     service.stack.push_async_callback(ledger.close)
     settings = _settings(config, network)
     store, leases = await open_books(config, state, service, entropy, settings.timings.lease_life)

@@ -44,12 +44,18 @@ def open_store(path: Path, *, released: Callable[[], None] = lambda: None) -> St
     return CrashingStore(store, orders) if orders else store
 
 
-def open_ledger(network: NetworkDescriptor) -> HttpLedger | EvmLedger:
-    """The chain a descriptor names: an EVM chain by its address book, else the in-memory one."""
+def open_ledger(network: NetworkDescriptor, state: Path | None = None) -> HttpLedger | EvmLedger:
+    """The chain a descriptor names: an EVM chain by its address book, else the in-memory one. `state`: the folder this
+    process holds, where it keeps the transactions it has under way."""
     if network.contracts is None:
         return HttpLedger(network.chain_url)
     book = AddressBook.from_dict(network.contracts)
-    return EvmLedger(Rpc(network.chain_url.split(","), chain_id=book.chain_id), book)
+    return EvmLedger(Rpc(network.chain_url.split(","), chain_id=book.chain_id), book, sent=sent_store(state))
+
+
+def sent_store(state: Path | None) -> Store | None:
+    """Beside the role's own books, for replicas share those, and what a process has under way is its own."""
+    return open_store(state / "chain.db") if state is not None else None
 
 
 async def fund(ledger: Ledger, account: Address, amount: int) -> None:

@@ -21,7 +21,7 @@ from bombyx.adapters.keys import KeyFiles
 from bombyx.adapters.keystore import Keystore, Work, seal, unseal, write_new
 from bombyx.adapters.ledger_http import HttpLedger
 from bombyx.adapters.rpc_signer import RpcSigner
-from bombyx.compose.service import open_ledger
+from bombyx.compose.service import open_ledger, sent_store
 from bombyx.config import ClientConfig, NetworkDescriptor, passphrase_file
 from bombyx.errors import ConfigError
 from bombyx.ports import Ledger
@@ -140,18 +140,20 @@ async def open_owner(state: Path, ledger: Ledger, ask: Ask | None = None) -> Sig
     return KeyFiles(state, SystemEntropy()).create(OWNER)
 
 
-def client_ledger(config: ClientConfig, network: NetworkDescriptor) -> HttpLedger | EvmLedger:
-    """The chain, with deposits signed elsewhere where `signer` says so."""
-    ledger = open_ledger(network)
+def client_ledger(
+    config: ClientConfig, network: NetworkDescriptor, state: Path | None = None
+) -> HttpLedger | EvmLedger:
+    """The chain, with deposits signed elsewhere where `signer` says so. `state`: the folder, where it is held."""
     if not config.signer:
-        return ledger
+        return open_ledger(network, state)
+    ledger = open_ledger(network)
     if not isinstance(ledger, EvmLedger):
         raise ConfigError("an external signer needs an EVM chain", rule="WAL-6")
     try:
         account = Address.parse(config.signer_account)
     except ValueError:
         raise ConfigError("client.signer_account is the owner's address at the signer", rule="WAL-6") from None
-    return ExternallyOwned(ledger.rpc, ledger.book, RpcSigner(config.signer, account))
+    return ExternallyOwned(ledger.rpc, ledger.book, RpcSigner(config.signer, account), sent=sent_store(state))
 
 
 async def kept_keys(config: ClientConfig, state: Path, ledger: Ledger, ask: Ask | None) -> ClientKeys:

@@ -47,7 +47,7 @@ async def start(config: WorkerConfig, network: NetworkDescriptor, state: Path) -
     clock, entropy = open_clock(), SystemEntropy()
     service.stack.callback(StateFolder.hold(state).release)
     operator = key_store(state).load_or_create("worker")
-    ledger = open_ledger(network)
+    ledger = open_ledger(network, state)
     service.stack.push_async_callback(ledger.close)
     store = open_store(state / "worker.db")
     service.stack.push_async_callback(store.close)

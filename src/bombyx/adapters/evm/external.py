@@ -12,8 +12,8 @@ from bombyx.adapters.evm.abi import Reader, call
 from bombyx.adapters.evm.deploy import AddressBook
 from bombyx.adapters.evm.ledger import AUTHORIZATION_LIFE, EvmLedger
 from bombyx.adapters.evm.rpc import Rpc
-from bombyx.adapters.evm.transactions import Patience
-from bombyx.ports import Signer
+from bombyx.adapters.evm.fees import Patience
+from bombyx.ports import Signer, Store
 from bombyx.protocol.primitives import Amount, Digest, keccak256
 from bombyx.protocol.wire.channel import ChannelConfig
 from bombyx.protocol.wire.eip712 import domain_separator, struct_hash, type_hash, typed_digest, word
@@ -34,8 +34,16 @@ _DOMAIN = (("name", "string"), ("version", "string"), ("chainId", "uint256"), ("
 class ExternallyOwned(EvmLedger):
     """`signer` holds the payer's key."""
 
-    def __init__(self, rpc: Rpc, book: AddressBook, signer: Signer, *, patience: Patience | None = None) -> None:
-        super().__init__(rpc, book, patience=patience)
+    def __init__(
+        self,
+        rpc: Rpc,
+        book: AddressBook,
+        signer: Signer,
+        *,
+        patience: Patience | None = None,
+        sent: Store | None = None,
+    ) -> None:
+        super().__init__(rpc, book, patience=patience, sent=sent)
         self._signer = signer
 
     async def deposit(self, config: ChannelConfig, amount: Amount, *, signer: SigningKey) -> Digest:

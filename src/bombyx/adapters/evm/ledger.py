@@ -18,9 +18,10 @@ from bombyx.adapters.evm.abi import Reader, call
 from bombyx.adapters.evm.deploy import DEV_MINTER, AddressBook
 from bombyx.adapters.evm.refusals import refusal
 from bombyx.adapters.evm.rpc import Rpc, RpcError, as_bytes, as_int
-from bombyx.adapters.evm.transactions import Patience, Transactions
+from bombyx.adapters.evm.fees import Patience
+from bombyx.adapters.evm.transactions import Transactions
 from bombyx.errors import PaymentError, Peer, Unavailable
-from bombyx.ports import MAX_PUBLISHERS, ChannelView, Claim, LedgerInfo, Operator, OperatorRole
+from bombyx.ports import MAX_PUBLISHERS, ChannelView, Claim, LedgerInfo, Operator, OperatorRole, Store
 from bombyx.protocol.primitives import MAX_AMOUNT, Address, Amount, Digest, Instant, keccak256
 from bombyx.protocol.wire.channel import ChannelConfig, settlement_domain
 from bombyx.protocol.wire.eip712 import struct_hash, type_hash, typed_digest, word
@@ -40,11 +41,13 @@ _RECEIVE: Final = type_hash(
 class EvmLedger:
     """One chain, one address book. `Rpc` may know several nodes."""
 
-    def __init__(self, rpc: Rpc, book: AddressBook, *, patience: Patience | None = None) -> None:
+    def __init__(
+        self, rpc: Rpc, book: AddressBook, *, patience: Patience | None = None, sent: Store | None = None
+    ) -> None:
+        """`sent`: where transactions under way are kept, a store of this process alone; closed with the ledger."""
         self.rpc = rpc
         self.book = book
-        self._patience = patience or Patience(confirmations=book.reorg_depth)
-        self.transactions = Transactions(rpc, patience=self._patience)
+        self.transactions = Transactions(rpc, patience=patience or Patience(confirmations=book.reorg_depth), sent=sent)
         self._configs: dict[Digest, ChannelConfig] = {}
         self._lines: dict[Digest, Operator] = {}
         self._fuelled: set[Address] = set()
@@ -234,6 +237,7 @@ class EvmLedger:
         return await self._send(self.book.reference_values, calls.set_delay(seconds), signer)
 
     async def close(self) -> None:
+        await self.transactions.close()
         await self.rpc.close()
 
     # --- the node ---
@@ -242,7 +246,12 @@ class EvmLedger:
         if self.book.development and signer.address not in self._fuelled:
             await self._ask("anvil_setBalance", str(signer.address), hex(GAS_MONEY))
             self._fuelled.add(signer.address)
-        return (await self.transactions.send(to, data, signer=signer)).hash
+        try:
+            return (await self.transactions.send(to, data, signer=signer)).hash
+        except PaymentError as error:
+            if error.rule == "LEDGER-6":
+                self._fuelled.discard(signer.address)  # a reorg of a development chain takes the gas money too
+            raise
 
     async def _ask(self, method: str, *params: Any) -> Any:
         try:

@@ -1,56 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transactions: signed here, sent with the next nonce, waited for, and bumped in fee when they get stuck.
+"""Transactions: signed here, sent with the next nonce, followed until they are mined deep enough (spec LEDGER-6, -9).
 
-Always: one nonce is signed for one call only; a replacement has the same nonce, the same call and a higher fee, so at
-most one of the family is mined; the fee stays below a cap. A revert raises `PaymentError` (LEDGER-1); a chain that does
-not answer, or a transaction that is not mined in time, raises `Unavailable`: then the outcome is unknown, and the
-caller looks at the chain before it tries again.
+Several processes may send with one key, chains take blocks back, nodes forget. So nothing is believed of a nonce but
+what the chain says now: a transaction that no node holds is sent again, one that stays unmined is replaced by a dearer
+one, a hole below it is filled, and where somebody else's transaction took its nonce the call gets another.
+
+Always: one nonce is signed for one call only, so at most one of its transactions is mined; a transaction is written
+down before it is sent; the fee stays below a cap. A revert raises `PaymentError` (LEDGER-1); a chain that does not
+answer, or a transaction that is not mined in time, raises `Unavailable`: then the outcome is unknown, and the caller
+looks at the chain before it tries again. What was given up so, or left by a process that died, is brought to its end
+before the account sends anything else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
-import time
-from collections import Counter, defaultdict
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from bombyx.adapters.evm.fees import GWEI, Fees, Patience, market_fees
+from bombyx.adapters.evm.line import Line, Watch
+from bombyx.adapters.evm.outbox import Call, Family, Outbox, signed
+from bombyx.adapters.evm.pool import Pool, Reply
 from bombyx.adapters.evm.refusals import refusal
-from bombyx.adapters.evm.rlp import encode
 from bombyx.adapters.evm.rpc import Rpc, RpcError, as_bytes, as_int
-from bombyx.errors import Unavailable
-from bombyx.protocol.primitives import Address, Digest, keccak256
+from bombyx.errors import BombyxError, PaymentError, Peer, Unavailable
+from bombyx.ports import Store
+from bombyx.protocol.primitives import Address, Digest
 from bombyx.protocol.wire.signing import SigningKey
 
-GWEI: Final = 10**9
-LATER_NONCE: Final = ("nonce too low", "nonce is too low", "replacement transaction underpriced")
-KNOWN: Final = ("already known", "already imported", "known transaction")
+__all__ = ["GWEI", "Fees", "Mined", "Patience", "Transactions"]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
-    """Times in seconds, fees in wei a gas."""
-
-    poll: float = 0.25
-    bump_after: float = 20.0  # unmined for so long: send again with a higher fee
-    give_up_after: float = 120.0
-    confirmations: int = 0  # blocks on top of the one with the transaction
-    bump_percent: int = 25  # nodes take a replacement from 10 % up
-    max_fee: int = 500 * GWEI
-    min_tip: int = GWEI // 1000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fees:
-    tip: int
-    limit: int
-
-    def bumped(self, patience: Patience) -> Fees:
-        """A replacement's fees, or the same where the cap is reached."""
-        factor = 100 + patience.bump_percent
-        limit = min(patience.max_fee, self.limit * factor // 100 + 1)
-        return Fees(tip=min(limit, self.tip * factor // 100 + 1), limit=limit)
+ATTEMPTS: Final = 16  # nonces tried for one call while others with the same key take them
+JITTER: Final = 0.05  # seconds; so that two senders of one key do not try in step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,25 +48,63 @@ class Mined:
     contract: Address | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Sent:
-    raw: bytes
-    hash: Digest
-    fees: Fees
-
-
 class Transactions:
-    """Everything this process sends to one chain. Senders may share it; each address has its own line of nonces."""
+    """Everything this process sends to one chain. Senders may share it; each address has its own line of nonces.
 
-    def __init__(self, rpc: Rpc, *, patience: Patience | None = None) -> None:
+    `sent`: a store of this process alone, closed with this; None: nothing outlives the process.
+    """
+
+    def __init__(self, rpc: Rpc, *, patience: Patience | None = None, sent: Store | None = None) -> None:
         self._rpc = rpc
         self._patience = patience or Patience()
-        self._locks: defaultdict[Address, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._next: dict[Address, int] = {}
-        self._waiting: Counter[Address] = Counter()  # transactions sent and not yet mined
+        self._pool = Pool(rpc)
+        self._outbox = Outbox(sent)
+        self._lines: defaultdict[Address, Line] = defaultdict(Line)
+
+    async def close(self) -> None:
+        await self._outbox.close()
 
     async def send(self, to: Address | None, data: bytes, *, signer: SigningKey) -> Mined:
         """Mined and confirmed, or an error. `to` None creates a contract."""
+        line = self._lines[signer.address]
+        async with line.finishing:
+            done = await self._finish(line, to, data, signer)
+        if done is not None:
+            return done
+        for _ in range(ATTEMPTS):
+            call = Call(to=to, data=data, gas=await self._gas(to, data, signer))
+            family = await self._begin(line, call, signer)
+            mined = await self._follow(line, family, signer)
+            if mined is not None:
+                return mined
+        raise _taken()
+
+    async def _finish(self, line: Line, to: Address | None, data: bytes, signer: SigningKey) -> Mined | None:
+        """Bring to its end what was given up or what an earlier process left, the oldest first.
+
+        Gives what became of this very call, if it was among them and not on the chain yet when it was asked for again.
+        """
+        if not line.read:
+            line.given_up += await self._outbox.left(await self._rpc.chain_id(), signer.address)
+            line.read = True
+        found = None
+        while line.given_up:
+            family = line.take_oldest()
+            with contextlib.suppress(PaymentError):  # refused: whoever asked for it looks at the chain
+                before = await self._receipt_of(line, family)
+                mined = await self._follow(line, family, signer)
+                if mined is not None and before is None and family.call.asks_the_same(to, data):
+                    found = mined
+        return found
+
+    async def _receipt_of(self, line: Line, family: Family) -> dict[str, Any] | None:
+        try:
+            return await self._pool.receipt(family)
+        except Unavailable:
+            line.given_up.append(family)
+            raise
+
+    async def _gas(self, to: Address | None, data: bytes, signer: SigningKey) -> int:
         request = {"from": str(signer.address), "data": "0x" + data.hex()} | ({"to": str(to)} if to else {})
         try:
             gas = as_int(await self._rpc.call("eth_estimateGas", request, "pending"))
@@ -88,129 +112,144 @@ class Transactions:
             raise refusal(error) from None
         # A quarter more, as state may move until then; and some chance, so that two processes with one key and the same
         # call do not sign the very same transaction and both take it for theirs.
-        gas += gas // 4 + 10_000 + secrets.randbelow(10_000)
-        async with self._locks[signer.address]:
-            nonce, sent = await self._first(to, data, gas, signer)
+        return gas + gas // 4 + 10_000 + secrets.randbelow(10_000)
+
+    # --- sending ---
+
+    async def _begin(self, line: Line, call: Call, signer: SigningKey) -> Family:
+        """Sent, or at least not known to be refused: then it is in `line.flying`, and `_follow` must come next."""
+        fees, least = await market_fees(self._rpc, self._patience), 0
+        async with line.turn:
+            for _ in range(ATTEMPTS):
+                nonce = max(least, line.next_after(await self._pool.count(signer.address, "pending")))
+                family = await self._signed(call, nonce, fees, signer)
+                await self._outbox.keep(family)
+                if await self._first(line, family):
+                    line.took(family)
+                    return family
+                least = nonce + 1  # somebody else uses this key too
+                await asyncio.sleep(JITTER * secrets.randbelow(1000) / 1000)
+        raise _taken()
+
+    async def _signed(self, call: Call, nonce: int, fees: Fees, signer: SigningKey) -> Family:
+        chain = await self._rpc.chain_id()
+        first = signed(call, chain_id=chain, nonce=nonce, fees=fees, signer=signer)
+        return Family(chain_id=chain, sender=signer.address, nonce=nonce, call=call, members=[first])
+
+    async def _first(self, line: Line, family: Family) -> bool:
+        """False: the nonce is somebody else's."""
         try:
-            return await self._wait(to, data, gas, nonce, sent, signer)
+            reply = await self._pool.submit(family.last)
+        except (PaymentError, Unavailable):
+            await self._outbox.drop(family)
+            raise
+        except BaseException:  # cancelled: a node may have it
+            line.given_up.append(family)
+            raise
+        if reply is not Reply.TAKEN or await self._is_ours(family):
+            return True
+        await self._outbox.drop(family)
+        return False
+
+    async def _is_ours(self, family: Family) -> bool:
+        """A transaction that a node heard twice has its nonce taken by itself. `_follow` tells, where nobody does."""
+        try:
+            return await self._pool.receipt(family) is not None
         except Unavailable:
-            self._next.pop(signer.address, None)  # ask the chain where it stands
+            return True
+
+    # --- following ---
+
+    async def _follow(self, line: Line, family: Family, signer: SigningKey) -> Mined | None:
+        """Mined and confirmed; None where the call was not made and may be made anew: another transaction has its
+        nonce, or it ran out of gas on a state that a reorg made another one."""
+        line.flying[family.nonce] = family
+        try:
+            receipt = await self._watch(line, family, signer)
+        except PaymentError:
+            await self._outbox.drop(family)
+            raise
+        except BaseException:
+            line.given_up.append(family)
             raise
         finally:
-            self._waiting[signer.address] -= 1
+            line.landed(family)
+        await self._outbox.drop(family)
+        return None if receipt is None else await self._outcome(receipt, family)
 
-    async def _first(self, to: Address | None, data: bytes, gas: int, signer: SigningKey) -> tuple[int, _Sent]:
-        fees = await self._fees()
-        for _ in range(4):
-            counted = as_int(await self._rpc.call("eth_getTransactionCount", str(signer.address), "pending"))
-            # With nothing under way the chain's count alone stands: a reorg may have taken some of ours back.
-            nonce = max(counted, self._next.get(signer.address, 0) if self._waiting[signer.address] else 0)
-            sent = await self._signed(to, data, gas, nonce, fees, signer)
-            if await self._submit(sent):
-                self._next[signer.address] = nonce + 1
-                self._waiting[signer.address] += 1
-                return nonce, sent
-            self._next.pop(signer.address, None)  # somebody else uses this key too
-        raise Unavailable("this account's nonces are taken by somebody else", retry_after=1.0, rule="LEDGER-6")
-
-    async def _signed(
-        self, to: Address | None, data: bytes, gas: int, nonce: int, fees: Fees, signer: SigningKey
-    ) -> _Sent:
-        """An EIP-1559 transaction."""
-        fields: list[Any] = [
-            await self._rpc.chain_id(),
-            nonce,
-            fees.tip,
-            fees.limit,
-            gas,
-            bytes(to or b""),
-            0,
-            data,
-            [],
-        ]
-        signature = signer.sign(keccak256(b"\x02", encode(fields)))
-        r, s, v = int.from_bytes(signature[:32]), int.from_bytes(signature[32:64]), signature[64] - 27
-        raw = b"\x02" + encode([*fields, v, r, s])
-        return _Sent(raw=raw, hash=keccak256(raw), fees=fees)
-
-    async def _submit(self, sent: _Sent) -> bool:
-        """False when the nonce is gone. A node that knows it already has it."""
-        try:
-            await self._rpc.call("eth_sendRawTransaction", "0x" + sent.raw.hex())
-        except RpcError as error:
-            text = error.message.lower()
-            if any(known in text for known in KNOWN):
-                return True
-            if any(later in text for later in LATER_NONCE):
-                return await self._receipt(sent.hash) is not None  # sent twice, mined once: that one was ours
-            raise refusal(error) from None
-        return True
-
-    async def _fees(self) -> Fees:
-        block = await self._rpc.call("eth_getBlockByNumber", "latest", False)
-        base = as_int(block.get("baseFeePerGas", "0x0")) if isinstance(block, dict) else 0
-        try:
-            tip = as_int(await self._rpc.call("eth_maxPriorityFeePerGas"))
-        except RpcError:
-            tip = GWEI
-        tip = max(tip, self._patience.min_tip)
-        if base + tip > self._patience.max_fee:
-            raise Unavailable(f"gas costs {base // GWEI} gwei, above our cap", retry_after=15.0, rule="LEDGER-6")
-        return Fees(tip=tip, limit=min(self._patience.max_fee, 2 * base + tip))
-
-    async def _wait(
-        self, to: Address | None, data: bytes, gas: int, nonce: int, first: _Sent, signer: SigningKey
-    ) -> Mined:
-        started = bumped = time.monotonic()
-        family = [first]
-        while time.monotonic() - started < self._patience.give_up_after:
-            for sent in family:
-                receipt = await self._receipt(sent.hash)
-                if receipt is not None and await self._confirmed(receipt):
-                    return await self._outcome(receipt, to, data, signer)
-            if time.monotonic() - bumped >= self._patience.bump_after:
-                bumped = time.monotonic()
-                family = await self._bump(family, to, data, gas, nonce, signer)
+    async def _watch(self, line: Line, family: Family, signer: SigningKey) -> dict[str, Any] | None:
+        watch = Watch(self._patience)
+        while not watch.over():
+            try:
+                receipt = await self._pool.receipt(family)
+                if receipt is not None and await self._confirmed(receipt, watch):
+                    return receipt
+                if receipt is None and watch.looks():
+                    if watch.displaced(await self._is_past(family)):
+                        return None
+                    await self._push(line, family, watch, signer)
+                watch.answered()
+            except Unavailable:
+                if watch.away():
+                    raise
             await asyncio.sleep(self._patience.poll)
-        raise Unavailable(f"transaction {first.hash} is not mined", retry_after=5.0, rule="LEDGER-6")
+        raise Unavailable(f"transaction {family.members[0].hash} is not mined", retry_after=5.0, rule="LEDGER-6")
 
-    async def _bump(
-        self, family: list[_Sent], to: Address | None, data: bytes, gas: int, nonce: int, signer: SigningKey
-    ) -> list[_Sent]:
-        """The same call and nonce, dearer: a step above the last one, or what the newest block asks if that is more; or
-        the last one again, where the cap is reached and the node lost it."""
-        last = family[-1]
-        fees = last.fees.bumped(self._patience)
-        try:
-            asked = await self._fees()
-            fees = Fees(tip=max(fees.tip, asked.tip), limit=max(fees.limit, asked.limit))
-        except Unavailable:
-            pass  # above the cap, or nobody says: a step is what we can do
-        if fees == last.fees:
-            await self._submit(last)
-            return family
-        dearer = await self._signed(to, data, gas, nonce, fees, signer)
-        await self._submit(dearer)
-        return [*family, dearer]
-
-    async def _receipt(self, transaction: Digest) -> dict[str, Any] | None:
-        found = await self._rpc.call("eth_getTransactionReceipt", str(transaction))
-        return found if isinstance(found, dict) and found.get("blockNumber") else None
-
-    async def _confirmed(self, receipt: dict[str, Any]) -> bool:
+    async def _confirmed(self, receipt: dict[str, Any], watch: Watch) -> bool:
         if not self._patience.confirmations:
             return True
-        head = as_int(await self._rpc.call("eth_blockNumber"))
-        return head >= as_int(receipt["blockNumber"]) + self._patience.confirmations
+        height = await self._pool.height()
+        watch.buried(height)
+        return height >= as_int(receipt["blockNumber"]) + self._patience.confirmations
 
-    async def _outcome(self, receipt: dict[str, Any], to: Address | None, data: bytes, signer: SigningKey) -> Mined:
+    async def _is_past(self, family: Family) -> bool:
+        """Whether the account's nonces are past this one, as deep as counts, and none of the family did it."""
+        tag = "latest"
+        if self._patience.confirmations:
+            tag = hex(max(0, await self._pool.height() - self._patience.confirmations))
+        past = await self._pool.count(family.sender, tag) > family.nonce
+        return past and await self._pool.receipt(family) is None
+
+    async def _push(self, line: Line, family: Family, watch: Watch, signer: SigningKey) -> None:
+        """Whatever keeps it from being mined."""
+        mined, held = [await self._pool.count(family.sender, tag) for tag in ("latest", "pending")]
+        if held <= family.nonce:
+            if held not in line.flying and watch.stands(("hole", held)) >= self._patience.gap_after:
+                await self._fill(range(held, family.nonce), line, watch, signer)
+            if await self._pool.resubmit(family.last):
+                return
+            watch.bump_now()
+        if mined == family.nonce and watch.bumps():
+            await self._bump(family, signer)
+        elif mined < family.nonce and mined not in line.flying:
+            if watch.stands(("blocked", mined)) >= self._patience.unblock_after:
+                await self._fill([mined], line, watch, signer)
+
+    async def _bump(self, family: Family, signer: SigningKey) -> None:
+        """The same call and nonce, dearer: a step above the last one, or what the newest block asks if that is more; or
+        the last one again, where the cap is reached and the node lost it."""
+        fees = family.last.fees.bumped(self._patience)
+        with contextlib.suppress(Unavailable):  # above the cap, or nobody says: a step is what we can do
+            fees = fees.at_least(await market_fees(self._rpc, self._patience))
+        if fees != family.last.fees:
+            family.members.append(
+                signed(family.call, chain_id=family.chain_id, nonce=family.nonce, fees=fees, signer=signer)
+            )
+            await self._outbox.keep(family)
+        await self._pool.resubmit(family.last)
+
+    async def _fill(self, nonces: Iterable[int], line: Line, watch: Watch, signer: SigningKey) -> None:
+        """Empty transactions to ourselves, where no transaction of ours is to come; each time dearer."""
+        fees = watch.filling(await market_fees(self._rpc, self._patience))
+        empty = Call(to=signer.address, data=b"", gas=await self._gas(signer.address, b"", signer))
+        for nonce in nonces:
+            if nonce not in line.flying:
+                filler = await self._signed(empty, nonce, fees, signer)
+                await self._pool.resubmit(filler.last)
+
+    async def _outcome(self, receipt: dict[str, Any], family: Family) -> Mined | None:
         if as_int(receipt.get("status")) != 1:
-            request = {"from": str(signer.address), "to": str(to), "data": "0x" + data.hex()}
-            try:
-                await self._rpc.call("eth_call", request, receipt["blockNumber"])
-            except RpcError as error:
-                raise refusal(error) from None
-            raise refusal(RpcError(3, "reverted", b""))
+            return await self._refused(receipt, family)
         created = receipt.get("contractAddress")
         return Mined(
             hash=Digest(as_bytes(receipt.get("transactionHash"), 32)),
@@ -219,3 +258,22 @@ class Transactions:
             logs=list(receipt.get("logs") or ()),
             contract=Address(as_bytes(created, 20)) if created else None,
         )
+
+    async def _refused(self, receipt: dict[str, Any], family: Family) -> None:
+        """Raises what the call says when it is tried on the same state; returns if it would go through."""
+        request = {"from": str(family.sender), "to": str(family.call.to), "data": "0x" + family.call.data.hex()}
+        found: BombyxError | None = None
+        try:
+            await self._rpc.call("eth_call", request, receipt["blockNumber"])
+        except RpcError as error:
+            found = refusal(error)
+        except Unavailable as error:
+            found = error
+        if isinstance(found, PaymentError):
+            raise found
+        if found is not None:  # nobody knows why; that it was refused stands
+            raise PaymentError("the chain refuses: without a reason", peer=Peer.CHAIN, rule="LEDGER-1")
+
+
+def _taken() -> Unavailable:
+    return Unavailable("this account's nonces are taken by somebody else", retry_after=1.0, rule="LEDGER-6")
