@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sender against everything that can befall a nonce: taken, lost, held up, reorganised away, left by a dead process."""
+"""A sender against all that befalls a nonce: taken, lost, held up, reorganised away, left by a process that died."""
 
 from __future__ import annotations
 
@@ -272,7 +272,13 @@ async def test_a_row_that_cannot_be_read_is_left_alone(node: Held) -> None:
     """LEDGER-9: neither sent nor a reason not to start."""
     store = MemoryStore()
     key = node.book.chain_id.to_bytes(8) + ME + (0).to_bytes(8)
-    for junk in (b"", b"{}", b"[" * 5000, b'{"to":null,"data":"zz","gas":1,"sent":[]}', b'{"to":1,"data":"","sent":[]}'):
+    for junk in (
+        b"",
+        b"{}",
+        b"[" * 5000,
+        b'{"to":null,"data":"zz","gas":1,"sent":[]}',
+        b'{"to":1,"data":"","sent":[]}',
+    ):
         await store.write([Write(table=TABLE, key=key, value=junk)])
         assert await Outbox(store).left(node.book.chain_id, ME) == []
     await store.write([Write(table=TABLE, key=key, value=None)])

@@ -5,6 +5,7 @@ the contracts on a real node."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from contextlib import AsyncExitStack
 
 import aiohttp
 import pytest
+from aiohttp import web
 from tests.onchain.devnet import NodeClock, ledger_on, seeded
 
 from bombyx.adapters.evm import EvmLedger
@@ -475,3 +477,28 @@ async def test_many_callers_at_once(chain: MemoryLedger, server: LedgerServer) -
     assert await chain.balance(PAYER.address) == 100
     for one in ledgers:
         await one.close()
+
+
+async def test_an_endless_answer_is_no_answer() -> None:
+    """LEDGER-2: a node that sends without end fills nobody's memory."""
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await answer.write(bytes(1 << 20))
+        return answer
+
+    app = web.Application()
+    app.router.add_post("/call", endless)
+    runner = web.AppRunner(app, shutdown_timeout=0)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    ledger = HttpLedger(f"http://127.0.0.1:{runner.addresses[0][1]}")
+    try:
+        with pytest.raises(MalformedMessage, match="LEDGER-2"):
+            await ledger.head()
+    finally:
+        await ledger.close()
+        await runner.cleanup()

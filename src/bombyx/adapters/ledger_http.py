@@ -33,6 +33,7 @@ from bombyx.protocol.wire.evidence import BlockHeader
 from bombyx.protocol.wire.signing import SigningKey, recover
 
 MAX_CALL: Final = 1 << 20  # bytes
+MAX_ANSWER: Final = 16 << 20  # bytes; a registry of many operators is the largest
 TIMEOUT: Final = 10.0  # seconds for one call
 KEPT_CALLS: Final = 10_000  # answers kept for calls that are sent again
 Read = Callable[[MemoryChain, j.Json], Any]
@@ -273,7 +274,7 @@ class HttpLedger:
         if self._http is None:
             self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT))
         async with self._http.post(f"{self.url}/call", json=call) as response:
-            body = await response.read()
+            body = await _bounded(response)
         answer = j.reading(lambda: dict(json.loads(body)))
         if response.status == 200:
             return answer.get("result")
@@ -282,3 +283,12 @@ class HttpLedger:
         if response.status >= 500:
             raise Unavailable(f"the ledger at {self.url} answers {response.status}", retry_after=1.0)
         raise MalformedMessage(str(answer.get("message")), rule="LEDGER-2")
+
+
+async def _bounded(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    async for part in response.content.iter_any():
+        body += part
+        if len(body) > MAX_ANSWER:
+            raise MalformedMessage(f"the ledger answers with more than {MAX_ANSWER} bytes", rule="LEDGER-2")
+    return bytes(body)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import ssl
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +17,17 @@ from bombyx.compose.books import open_books, pay_key
 from bombyx.compose.policy import read_policy
 from bombyx.compose.service import Service, fund, open_clock, open_ledger
 from bombyx.config import NetworkDescriptor, ProxyConfig
-from bombyx.errors import ConfigError
-from bombyx.ports import Ledger, Operator, OperatorRole
+from bombyx.errors import BombyxError, ConfigError
+from bombyx.ports import Clock, Ledger, Operator, OperatorRole
 from bombyx.protocol.primitives import Address, Digest
 from bombyx.protocol.seal import GatewayKey
 from bombyx.protocol.wire.signing import SigningKey
 from bombyx.roles.proxy.runtime import Proxy
 from bombyx.roles.proxy.settings import Limits, ProxySettings, Timings
 
+log = logging.getLogger("bombyx.proxy")
 LINK_PATH = "/v1/link"
+REGISTRY_LOOK = 60.0  # seconds
 DEV_FUNDS = 1_000_000_000  # base units a development chain gives a new proxy
 
 
@@ -69,7 +73,24 @@ async def start(config: ProxyConfig, network: NetworkDescriptor, state: Path) ->
 
     service.drain = proxy.drain
     service.stack.push_async_callback(stop)
+    staying = asyncio.create_task(_stay_registered(ledger, _operator(key.address, url, payments), key, clock))
+    service.stack.push_async_callback(_cancelled, staying)
     return service
+
+
+async def _stay_registered(ledger: Ledger, line: Operator, key: SigningKey, clock: Clock) -> None:
+    """A reorg can take our line of the registry back: publish it again."""
+    while True:
+        await clock.sleep(REGISTRY_LOOK)
+        try:
+            await _register(ledger, line, key, keep_url=True)
+        except BombyxError as error:
+            log.warning("our line of the registry: %s", error)
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _register(ledger: Ledger, line: Operator, key: SigningKey, *, keep_url: bool) -> None:

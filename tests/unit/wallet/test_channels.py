@@ -13,7 +13,7 @@ from tests.unit.proxy.kit import ENTROPY, ProxyNet, key
 from bombyx.adapters.clock import SystemClock
 from bombyx.adapters.memory import MemoryLedger, MemoryStore
 from bombyx.adapters.proxy_http import HttpProxyTransport
-from bombyx.errors import BudgetExceeded, LocalError, PaymentError
+from bombyx.errors import BudgetExceeded, LocalError, PaymentError, Unavailable
 from bombyx.ports import OperatorRole
 from bombyx.protocol.pay.grant import KEY_SIZE
 from bombyx.protocol.primitives import Digest, Instant, RequestId
@@ -223,3 +223,51 @@ async def test_a_refund_signed_twice_pays_once(party: Party) -> None:
     await party.net.ledger.refund(channel.id, type(channel.agreed)(first[0]), first[1], first[2], signer=KEYS.session)
     with pytest.raises(PaymentError):
         await party.net.ledger.refund(channel.id, type(channel.agreed)(again[0]), again[1], again[2], signer=KEYS.owner)
+
+
+@dataclass
+class OtherReplica:
+    """Answers every close as a replica that does not keep the channel; or not at all."""
+
+    holder: str | None
+    asked: int = 0
+
+    async def get(self, path: str) -> tuple[int, bytes]:
+        raise Unavailable("only closes are asked for here")
+
+    async def post(self, path: str, content_type: str, body: bytes) -> Told:
+        self.asked += 1
+        if self.holder is None:
+            raise Unavailable("it is gone")
+        return Told(json.dumps({"code": "held_elsewhere", "replica": self.holder}).encode())
+
+    async def close(self) -> None:
+        return
+
+
+@dataclass
+class Told:
+    data: bytes
+    status: int = 503
+    headers: dict[str, str] = field(default_factory=dict)
+
+    async def body(self) -> AsyncIterator[bytes]:
+        yield self.data
+
+    async def aclose(self) -> None:
+        return
+
+
+@pytest.mark.parametrize("names", ["the keeper", "a stranger", "nobody: it is gone"])
+async def test_the_replica_that_keeps_the_channel_closes_it(party: Party, names: str) -> None:
+    """LEASE-5, PAY-25: another replica names it and it is asked; a URL we were not configured with never is."""
+    await party.channels.deposit(party.net.key.address, DEPOSIT)
+    holder = {"the keeper": party.net.url + "/", "a stranger": "http://127.0.0.1:9"}.get(names)
+    other = OtherReplica(holder)
+    lines = [party.line, ProxyLine(address=party.net.key.address, transport=other, url="http://other")]
+    channels = Channels(party.wallet, lines, KEYS, ledger=party.net.ledger, clock=party.clock)
+    while channels._replicas.lines()[0].transport is not other:  # ours begins with the other one
+        channels._replicas.served(lines[1])
+    closed = await channels.close(channels.find(None))
+    assert other.asked == 1
+    assert closed.how == ("initiate" if names == "a stranger" else "refund")

@@ -10,9 +10,9 @@ from typing import Any
 from bombyx.adapters.evm import calls
 from bombyx.adapters.evm.abi import Reader, call
 from bombyx.adapters.evm.deploy import AddressBook
+from bombyx.adapters.evm.fees import Patience
 from bombyx.adapters.evm.ledger import AUTHORIZATION_LIFE, EvmLedger
 from bombyx.adapters.evm.rpc import Rpc
-from bombyx.adapters.evm.fees import Patience
 from bombyx.ports import Signer, Store
 from bombyx.protocol.primitives import Amount, Digest, keccak256
 from bombyx.protocol.wire.channel import ChannelConfig

@@ -16,9 +16,9 @@ from typing import Any, Final
 from bombyx.adapters.evm import calls
 from bombyx.adapters.evm.abi import Reader, call
 from bombyx.adapters.evm.deploy import DEV_MINTER, AddressBook
+from bombyx.adapters.evm.fees import Patience
 from bombyx.adapters.evm.refusals import refusal
 from bombyx.adapters.evm.rpc import Rpc, RpcError, as_bytes, as_int
-from bombyx.adapters.evm.fees import Patience
 from bombyx.adapters.evm.transactions import Transactions
 from bombyx.errors import PaymentError, Peer, Unavailable
 from bombyx.ports import MAX_PUBLISHERS, ChannelView, Claim, LedgerInfo, Operator, OperatorRole, Store

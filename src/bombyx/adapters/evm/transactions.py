@@ -221,9 +221,11 @@ class Transactions:
             watch.bump_now()
         if mined == family.nonce and watch.bumps():
             await self._bump(family, signer)
-        elif mined < family.nonce and mined not in line.flying:
-            if watch.stands(("blocked", mined)) >= self._patience.unblock_after:
-                await self._fill([mined], line, watch, signer)
+        elif mined < family.nonce and mined not in line.flying and self._blocked(watch, mined):
+            await self._fill([mined], line, watch, signer)
+
+    def _blocked(self, watch: Watch, mined: int) -> bool:
+        return watch.stands(("blocked", mined)) >= self._patience.unblock_after
 
     async def _bump(self, family: Family, signer: SigningKey) -> None:
         """The same call and nonce, dearer: a step above the last one, or what the newest block asks if that is more; or
@@ -249,7 +251,8 @@ class Transactions:
 
     async def _outcome(self, receipt: dict[str, Any], family: Family) -> Mined | None:
         if as_int(receipt.get("status")) != 1:
-            return await self._refused(receipt, family)
+            await self._refused(receipt, family)
+            return None
         created = receipt.get("contractAddress")
         return Mined(
             hash=Digest(as_bytes(receipt.get("transactionHash"), 32)),

@@ -27,7 +27,7 @@ from bombyx.protocol.wire.channel import ChannelConfig
 from bombyx.protocol.wire.request import Payment, SignedGrant, SignedVoucher
 from bombyx.protocol.wire.signing import SigningKey
 
-_STATE: Final = struct.Struct(">16s16s16s32s")
+_STATE: Final = struct.Struct(">16s16s16s16s32s")
 _OPEN: Final = struct.Struct(">16s16s")
 RENEW_BEFORE: Final = 60  # seconds before a session's end at which a new one is due
 
@@ -70,6 +70,9 @@ class PayerChannel:
         self.id = config.channel_id(domain)
         self.agreed = Amount(0)
         self.disputed = 0  # booked by the payee for answers that were cut: within their caps, without a receipt
+        self.lapsed = (
+            0  # of the caps of cut answers whose time is over: free again, unless the payee says it is owed it
+        )
         self.frozen: str | None = None
         self.evidence: Digest | None = None
         self._payee = payee
@@ -326,6 +329,28 @@ class PayerChannel:
         self._unpaid = self._running = 0
         self._save()
 
+    def lapse(self, request_id: RequestId) -> None:
+        """A cut answer's time is over on both sides: what is agreed of it stands, the rest of its cap is free again.
+
+        For a payer that is not shown its payee's account; nothing more is agreed to for this request.
+        """
+        entry = self._open.get(request_id)
+        if entry is None or not entry.left:
+            return
+        self._drop(request_id)
+        self.lapsed += entry.cap - entry.agreed
+        self._journal.put(r.RESERVED, self.id, None, request_id)
+        self._finished.add(request_id, entry.agreed)
+        self._save()
+
+    def concede(self) -> bool:
+        """The payee refuses for it has booked more than we agreed to. What lapsed was within caps we signed, so it is
+        counted as spent, and never agreed to. False: nothing lapsed, so the payee is wrong."""
+        conceded, self.lapsed = self.lapsed, 0
+        self.disputed += conceded
+        self._save()
+        return conceded > 0
+
     def freeze(self, reason: str, *, evidence: Digest | None = None) -> None:
         """Sign nothing on this channel ever again. The first reason stays; withdraw what is left."""
         if self.frozen is None:
@@ -356,9 +381,10 @@ class PayerChannel:
     ) -> PayerChannel:
         channel = cls(ChannelConfig.decode(kinds[r.CONFIG][0][1]), domain, policy, payee=payee)
         state = kinds[r.STATE][0][1]
-        agreed, disputed, ceiling, evidence = _STATE.unpack_from(state)
+        agreed, disputed, lapsed, ceiling, evidence = _STATE.unpack_from(state)
         channel.agreed = Amount(int.from_bytes(agreed))
         channel.disputed = int.from_bytes(disputed)
+        channel.lapsed = int.from_bytes(lapsed)
         channel.evidence = Digest(evidence) if any(evidence) else None
         size = state[_STATE.size]
         signature, reason = state[_STATE.size + 1 :][:size], state[_STATE.size + 1 + size :]
@@ -391,7 +417,7 @@ class PayerChannel:
 
     def _save(self) -> None:
         signature = self._voucher.signature if self._voucher else b""
-        amounts = (self.agreed, self.disputed, self.ceiling)
+        amounts = (self.agreed, self.disputed, self.lapsed, self.ceiling)
         numbers = _STATE.pack(*(amount.to_bytes(16) for amount in amounts), self.evidence or bytes(32))
         reason = (self.frozen or "").encode()
         self._journal.put(r.STATE, self.id, numbers + bytes([len(signature)]) + signature + reason)

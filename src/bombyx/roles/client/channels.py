@@ -14,12 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bombyx.errors import LocalError, PeerError, Unavailable, UntrustedProxyError
+from bombyx.errors import HeldElsewhere, LocalError, PeerError, Unavailable, UntrustedProxyError
 from bombyx.ports import ChannelView, Clock, Ledger, Operator, OperatorRole
 from bombyx.protocol.pay.payer import PayerChannel
 from bombyx.protocol.primitives import Address, Amount, Digest
 from bombyx.protocol.wire.channel import close_digest, refund_digest
 from bombyx.protocol.wire.signing import recover
+from bombyx.roles.client.replicas import Replicas
 from bombyx.roles.client.settings import ClientKeys, ProxyLine
 from bombyx.roles.client.wallet import Wallet
 
@@ -100,6 +101,7 @@ class Channels:
     ) -> None:
         self._wallet = wallet
         self._lines = {line.address: line for line in lines}
+        self._replicas = Replicas(lines, wallet.owner)
         self._keys = keys
         self._ledger = ledger
         self._clock = clock
@@ -232,23 +234,7 @@ class Channels:
 
     async def _ask_refund(self, channel: PayerChannel, standing: Standing) -> tuple[int, int, bytes]:
         """The proxy's signed refund, checked. Raises `PeerError` or `Unavailable`."""
-        line = self._lines.get(channel.config.receiver)
-        if line is None:
-            raise Unavailable("this network does not list the proxy", rule="PAY-25")
-        digest = close_digest(channel.domain, channel.id, channel.config.receiver)
-        body = json.dumps({"signature": self._signing().session.sign(digest).hex()}).encode()
-        response = await line.transport.post(f"/v1/channel/{channel.id.hex()}/close", "application/json", body)
-        try:
-            data = b""
-            async for piece in response.body():
-                data += piece
-                if len(data) > MAX_ANSWER:
-                    raise UntrustedProxyError("an answer above the limit", rule="PAY-25")
-        finally:
-            await response.aclose()
-        if response.status != 200:
-            raise UntrustedProxyError(f"it answered {response.status}", status=response.status, rule="PAY-25")
-        amount, nonce, signature = _read_refund(data)
+        amount, nonce, signature = _read_refund(await self._asked_to_close(channel))
         view = standing.view
         if view is None or nonce != view.refund_nonce or not 0 <= amount <= standing.locked:
             raise UntrustedProxyError("its refund does not fit the channel", rule="PAY-25")
@@ -258,10 +244,53 @@ class Channels:
                 raise UntrustedProxyError("its refund is signed by somebody else", rule="PAY-25")
         return amount, nonce, signature
 
+    async def _asked_to_close(self, channel: PayerChannel) -> bytes:
+        """What the proxy answers: the first of its replicas that can be reached, or the one it names (LEASE-5)."""
+        digest = close_digest(channel.domain, channel.id, channel.config.receiver)
+        body = json.dumps({"signature": self._signing().session.sign(digest).hex()}).encode()
+        reason = Unavailable("this network does not list the proxy", rule="PAY-25")
+        for line in self._replicas.lines():
+            if line.address == channel.config.receiver:
+                try:
+                    return await self._answered(line, channel, body)
+                except Unavailable as error:
+                    reason = error
+        raise reason
+
+    async def _answered(self, line: ProxyLine, channel: PayerChannel, body: bytes) -> bytes:
+        status, data = await _posted(line, channel, body)
+        if status != 200 and (other := self._replicas.named(line, _holder(data))) is not None:
+            status, data = await _posted(other, channel, body)
+        if status != 200:
+            raise UntrustedProxyError(f"it answered {status}", status=status, rule="PAY-25")
+        return data
+
     def _signing(self) -> ClientKeys:
         if self._keys is None:
             raise LocalError("no keys are at hand: this only looks", rule="WAL-4")
         return self._keys
+
+
+async def _posted(line: ProxyLine, channel: PayerChannel, body: bytes) -> tuple[int, bytes]:
+    response = await line.transport.post(f"/v1/channel/{channel.id.hex()}/close", "application/json", body)
+    try:
+        data = b""
+        async for piece in response.body():
+            data += piece
+            if len(data) > MAX_ANSWER:
+                raise UntrustedProxyError("an answer above the limit", rule="PAY-25")
+    finally:
+        await response.aclose()
+    return response.status, data
+
+
+def _holder(data: bytes) -> str:
+    """The replica that a `held_elsewhere` names; empty for any other refusal."""
+    try:
+        problem = json.loads(data)
+        return str(problem["replica"]) if problem["code"] == HeldElsewhere.code else ""
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
 
 
 def _read_refund(data: bytes) -> tuple[int, int, bytes]:

@@ -46,6 +46,7 @@ from bombyx.roles.proxy.wallet import Wallet
 log = logging.getLogger("bombyx.proxy")
 
 NO_SESSION: Final = "PAY-11"  # a worker that restarted knows no session of ours
+BOOKED_MORE: Final = "PAY-5: ceiling"  # a worker whose account of cut answers is above what we agreed to
 NO_DEPOSIT: Final = ("PAY-2:", "PAY-4:")  # a worker that finds no channel of ours, or too little in it
 
 
@@ -123,7 +124,11 @@ class Dispatcher:
             reason = await self._try(job, chosen, view)
             if isinstance(reason, Refused) and reason.message.startswith(NO_DEPOSIT):
                 self._wallet.doubt(chosen.seat.account)
-            if retry or not isinstance(reason, Refused) or NO_SESSION not in reason.message:
+            if retry or not isinstance(reason, Refused):
+                return reason
+            if reason.message.startswith(BOOKED_MORE) and self._wallet.dispute(chosen.seat.account):
+                continue
+            if NO_SESSION not in reason.message:
                 return reason
             chosen.seat.account.channel.drop_session()
         return None

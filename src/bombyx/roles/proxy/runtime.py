@@ -241,7 +241,8 @@ class Proxy:
             await self._clock.sleep(self.settings.timings.housekeeping)
             self.roster.expire(self._clock.now())
             recheck = _started(self._desk).recheck
-            await self._chores((self._keep_tenancy, self._accounts.claim, self._top_up, recheck, self._reclaim))
+            lapse = self._wallet.lapse
+            await self._chores((self._keep_tenancy, self._accounts.claim, self._top_up, recheck, lapse, self._reclaim))
 
     async def _chores(self, chores: Iterable[Callable[[], Awaitable[object]]]) -> None:
         """Each on its own: a purse too empty to top a worker up must not keep us from claiming what fills it."""

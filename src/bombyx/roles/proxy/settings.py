@@ -38,6 +38,7 @@ class Timings:
     deposit_fresh: float = 300.0  # how old our view of a channel to a worker may be: a reorg can take its deposit back
     housekeeping: float = 30.0  # claims, top-ups, clean-up
     reclaim_after: float = 600.0  # a worker's enclave that is gone for so long does not come back
+    lapse_after: float = 2.0 * MAX_DEADLINE  # a cut answer can end no more: its deadline, and clocks that are wrong
     retry_after: float = 1.0  # told to those turned away
     drain: float = 30.0
     lease_life: float = 10.0  # replicas: what a process had in hand is free so long after its last sign of life

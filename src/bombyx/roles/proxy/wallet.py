@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Final
 
-from bombyx.errors import MalformedMessage, Peer, Unavailable
+from bombyx.errors import BombyxError, MalformedMessage, Peer, Unavailable
 from bombyx.ports import Clock, Ledger, LedgerInfo, Operator
 from bombyx.protocol.pay.payer import PayerChannel, PayerPolicy
 from bombyx.protocol.primitives import MAX_AMOUNT, Amount, Digest, RequestId, Secret
@@ -67,6 +67,7 @@ class Wallet:
         self._policy = PayerPolicy(budget=MAX_AMOUNT, window=settings.voucher_window, max_in_flight=MAX_IN_FLIGHT)
         self._channels: dict[Digest, PayerChannel] = {}
         self._idle_since: dict[Digest, float] = {}  # channels without a linked worker, since when
+        self._left_since: dict[tuple[Digest, RequestId], float] = {}  # cut answers that still reserve their caps
         self._depositing = asyncio.Lock()
 
     def load(self, rows: list[tuple[bytes, bytes]]) -> None:
@@ -129,27 +130,52 @@ class Wallet:
         account.looked_at = -math.inf
         account.channel.drop_session()
 
+    def dispute(self, account: WorkerAccount) -> bool:
+        """The worker has booked more than we agreed to. True: cut answers explain it, and the next voucher reaches
+        further; False: nothing does."""
+        conceded = account.channel.concede()
+        self.put(account.channel)
+        return conceded
+
+    async def lapse(self) -> None:
+        """Free what answers reserve that were cut so long ago that neither side can still serve them (PAY-27)."""
+        now = self._clock.monotonic()
+        left = {(channel.id, name): channel for channel in self._channels.values() for name in channel.left}
+        self._left_since = {key: self._left_since.get(key, now) for key in left}
+        over = [key for key, since in self._left_since.items() if now - since > self._settings.timings.lapse_after]
+        for key in over:
+            left[key].lapse(key[1])
+            self.put(left[key])
+        if over:
+            await self._scribe.write(PAYER, [])
+
     def runs_low(self, account: WorkerAccount) -> bool:
         """Whether `top_up` is due: little is left as far as we know, or what we know is old."""
         old = self._clock.monotonic() - account.looked_at > self._settings.timings.deposit_fresh
         return old or account.channel.limit - account.channel.agreed < self._settings.float_limit // 2
 
     async def reclaim(self, in_use: set[Digest]) -> None:
-        """Take back what lies in channels to enclaves that are gone: announce it, wait out the delay, withdraw."""
-        now = self._clock.now()
-        for channel in self._channels.values():
+        """Take back what lies in channels to enclaves that are gone: announce it, wait out the delay, withdraw. One
+        that the chain refuses keeps no other from its turn."""
+        for channel in list(self._channels.values()):
             if channel.id in in_use:
                 self._idle_since.pop(channel.id, None)
                 continue
             since = self._idle_since.setdefault(channel.id, self._clock.monotonic())
-            view = await self._ledger.channel(channel.id)
-            if view is None or view.balance <= channel.ceiling:
-                continue
-            if view.withdrawing and view.seconds_left(now) < 0:
-                await self._ledger.finalize_withdraw(channel.id, signer=self._key)
-            elif not view.withdrawing and self._clock.monotonic() - since > self._settings.timings.reclaim_after:
-                left = Amount(view.balance - channel.ceiling)  # never what a worker may still claim
-                await self._ledger.initiate_withdraw(channel.id, left, signer=self._key)
+            try:
+                await self._reclaim(channel, self._clock.monotonic() - since)
+            except BombyxError as error:
+                log.warning("taking back what lies in channel %s: %s", channel.id.hex()[:12], error)
+
+    async def _reclaim(self, channel: PayerChannel, idle: float) -> None:
+        view = await self._ledger.channel(channel.id)
+        if view is None or view.balance <= channel.ceiling:
+            return
+        if view.withdrawing and view.seconds_left(self._clock.now()) < 0:
+            await self._ledger.finalize_withdraw(channel.id, signer=self._key)
+        elif not view.withdrawing and idle > self._settings.timings.reclaim_after:
+            left = Amount(view.balance - channel.ceiling)  # never what a worker may still claim
+            await self._ledger.initiate_withdraw(channel.id, left, signer=self._key)
 
     async def authorize(
         self, account: WorkerAccount, request_id: RequestId, *, cap: int, meta_hash: Digest, body_hash: Digest

@@ -31,6 +31,7 @@ from bombyx.roles.worker.keys import BootKeys, Keyring, Period
 from bombyx.roles.worker.link import LinkSession
 from bombyx.roles.worker.notary import Notary
 from bombyx.roles.worker.payments import Till
+from bombyx.roles.worker.registration import Registration
 from bombyx.roles.worker.settings import ProxyPeer, ServedModel, WorkerSettings
 from bombyx.roles.worker.uploads import Uploads
 
@@ -139,12 +140,15 @@ class Worker:
         await notary.load()
         await self._ended.load(ports.store, ports.clock.now())
         await self._patiently(self._new_period)
-        await self._patiently(lambda: ports.ledger.register(boot.registration(), signer=self._operator))
+        registration = Registration(boot.registration(), ledger=ports.ledger, signer=self._operator)
+        await self._patiently(registration.publish)
         self._diallings = tuple(
             Dialling(peer, ports.dialer, self._open_session, ports.clock, ports.entropy, self._settings.timings)
             for peer in self._settings.proxies
         )
-        self._spawn(*(dialling.run() for dialling in self._diallings), self._rotate(), self._report(), self._earn())
+        self._spawn(
+            *(dialling.run() for dialling in self._diallings), self._rotate(), self._report(), self._earn(registration)
+        )
 
     async def drain(self) -> None:
         """Finish what runs, take nothing new, claim what was earned, go."""
@@ -206,11 +210,16 @@ class Worker:
                 session.report_load()
                 session.drop_stalled(self._settings.timings.upload_stall)
 
-    async def _earn(self) -> None:
+    async def _earn(self, registration: Registration) -> None:
         clock, store = self._ports.clock, self._ports.store
         while True:
             await clock.sleep(self._settings.timings.claim)
             await self.claim()
+            try:
+                if await registration.keep():
+                    log.warning("the chain had lost our line of its registry: published again")
+            except BombyxError as error:
+                log.warning("our line of the registry: %s", error)
             try:
                 await store.write(self._ended.prune(clock.now()))
                 await self._booted.notary.forget(clock.now())
