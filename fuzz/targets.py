@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is fuzzed: each parser of evidence with its seeds and what must hold, and all of `travelling.py`'s.
+"""What is fuzzed: each parser of evidence with its seeds and what must hold; all of `certified.py` and `travelling.py`.
 
 `parsers.py` runs them. Always: what a target accepts is held against what the honest one said, wherever that is known.
 """
@@ -12,84 +12,37 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import orjson
+from certified import CERTIFIED
+from scene import ARCHIVE, AT_HAND, CHIP, ENCLAVE, ENDORSEMENTS, GPUS, NONCE, NOW, PLATFORM, POLICY, PROVIDER, XML
 from travelling import PLAIN
 
-from bombyx.adapters.simulator import WORKER_IMAGE, SimulatedEnclave, SimulatedPlatform, sgx
-from bombyx.adapters.simulator.golden import manifest, revocation_answer
-from bombyx.adapters.simulator.gpu import SimulatedGpus
-from bombyx.adapters.simulator.p384 import revocation_list, signer
-from bombyx.adapters.simulator.provider import GATEWAY_IMAGE, NODE_IMAGE, SimulatedProvider
-from bombyx.adapters.simulator.snp import SimulatedSnp, SnpGuest
+from bombyx.adapters.simulator import SimulatedEnclave, sgx
+from bombyx.adapters.simulator.p384 import revocation_list
+from bombyx.adapters.simulator.snp import SnpGuest
 from bombyx.cli.conformance import answered
 from bombyx.errors import AttestationError, ConfigError, MalformedMessage
 from bombyx.protocol.attest import (
-    AppraisalPolicy,
     Archive,
-    AtHand,
     Report,
-    TrustClass,
-    TrustedRoot,
     Verdict,
     examine,
-    ocsp,
     policy_from_toml,
     policy_to_toml,
     recognise,
-    rim,
     snp,
     tdx,
 )
 from bombyx.protocol.attest import sgx as sgx_quote
-from bombyx.protocol.attest.appkeys import Algorithm, AppKeys, chain_root, verify
 from bombyx.protocol.attest.events import parse_event_log, write_event_log
-from bombyx.protocol.attest.expected import BootFacts, expect
 from bombyx.protocol.attest.gpu import parse_gpu_evidence
 from bombyx.protocol.attest.nras import parse_jwks, parse_token, parse_tokens
-from bombyx.protocol.attest.statement import KEY_PURPOSE, Statement, StatementBody, check_agent, read_statement
 from bombyx.protocol.attest.xml import canonical, parse_xml
-from bombyx.protocol.primitives import Address, Digest, Instant, RequestId, Secret
+from bombyx.protocol.primitives import Address, Digest
 from bombyx.protocol.seal.envelope import parse_envelope
 from bombyx.protocol.seal.ohttp import parse_key_configs
 from bombyx.protocol.wire.codec import Message
 from bombyx.protocol.wire.evidence import EvidenceBundle
 from bombyx.protocol.wire.market import Directory, DirectoryReader, Offer
-from bombyx.protocol.wire.signing import SigningKey
-
-NOW = Instant.from_seconds(1_790_000_000)
-NONCE = bytes(range(32))
-SEED = b"a seed for fuzzing, no secret!!!"
-PLATFORM = SimulatedPlatform.create(seed=SEED, now=NOW)
-GPUS = SimulatedGpus(seed=Secret(SEED), created=NOW)
-PROVIDER = SimulatedProvider(platform=PLATFORM, gpus=GPUS)
-CHIP = SimulatedSnp(seed=Secret(SEED), created=NOW)
-ENCLAVE = SimulatedEnclave(platform=PLATFORM)
-ENDORSEMENTS = PLATFORM.endorsements(NOW)
-POLICY = AppraisalPolicy(
-    roots=(
-        TrustedRoot(name="simulator", certificate=PLATFORM.root_certificate),
-        TrustedRoot(name="chips", certificate=CHIP.root_certificate, minimum_tcb=(("snp", 20),)),
-    ),
-    trust_classes=frozenset({TrustClass.SIMULATED}),
-    reference_values=tuple(image.reference_value() for image in (NODE_IMAGE, GATEWAY_IMAGE, WORKER_IMAGE)),
-    gpu_roots=(GPUS.root.root,),
-    token_roots=(GPUS.service.root,),
-)
-AT_HAND = AtHand(
-    endorsements=(ENDORSEMENTS, CHIP.endorsements(NOW)),
-    tokens=(GPUS.tokens(NONCE, NOW),),
-    jwks=GPUS.jwks(),
-    nonce=NONCE,
-)
-ARCHIVE = Archive(
-    report=orjson.dumps(PROVIDER.phala(NONCE)),
-    captured=NOW,
-    nonce=NONCE,
-    endorsements=(ENDORSEMENTS,),
-    jwks=GPUS.jwks(),
-)
-KEYS = AppKeys(root=Secret(bytes(31) + b"\x07"), app_id=WORKER_IMAGE.app_id)
-IDENTITY = KEYS.derive("agent", KEY_PURPOSE)
-XML = b'<a xmlns="u" xmlns:p="v" p:x="1" y="2"><p:b>t &amp; u</p:b><!-- c --><c/></a>'
 
 
 def refusing(parse: Callable[[bytes], object]) -> Callable[[bytes], None]:
@@ -202,90 +155,6 @@ def bundle() -> bytes:
     ).encode()
 
 
-def stated() -> Statement:
-    """An honest statement of an agent in the simulated enclave."""
-    provider = orjson.dumps({"name": "kms", "id": KEYS.root_public.hex()})
-    body = StatementBody(
-        v=1,
-        said="a word",
-        asked="a question",
-        model=Digest(bytes(32)),
-        request_id=RequestId(bytes(16)),
-        proof=Digest(bytes(32)),
-        public=IDENTITY.public,
-        at=NOW,
-    )
-    enclave = SimulatedEnclave(platform=PLATFORM, key_provider=provider)
-    return Statement(
-        v=1,
-        body=body.encode(),
-        signature=SigningKey(IDENTITY.secret).sign(body.signed()),
-        chain=IDENTITY.chain,
-        technology="tdx",
-        quote=PLATFORM.quote(enclave.report(body.report_data())),
-        event_log=write_event_log(enclave.events),
-        compose=enclave.image.compose,
-        endorsements=ENDORSEMENTS,
-        proof=b"a proof",
-        tokens=b"tokens",
-    )
-
-
-STATED = stated()
-NO_GPU = replace(POLICY, gpu_roots=(), token_roots=())
-assert all(
-    line.ok is not False for line in check_agent(STATED, read_statement(STATED.encode())[1], NO_GPU, now=NOW).lines
-)
-
-
-def statement(data: bytes) -> None:
-    """Where every line is good, the body is the honest agent's."""
-    read, body = read_statement(data)
-    found = check_agent(read, body, NO_GPU, now=NOW)
-    if found.code is not None and not any(line.ok is False for line in found.lines):
-        assert read.body == STATED.body
-
-
-def computed(data: bytes) -> None:
-    """The facts of a boot, then an app-compose file; a register is computed or named as missing."""
-    split = data[0] if data else 0
-    facts = data[1 : 1 + split]
-    told = BootFacts(instance_id=facts, os_image_hash=facts, key_provider=facts, storage_fs=facts) if split else None
-    expected = expect(data[1 + split :], told)
-    assert (expected.rtmr3 is None) == ("rtmr3" in dict(expected.missing))
-
-
-def golden(data: bytes) -> None:
-    """What verifies under the maker's root says what the maker signed."""
-    read = rim.parse_rim(data, GPUS.root.root)
-    assert read == rim.parse_rim(RIM_FILE, GPUS.root.root)
-
-
-def revocation(data: bytes) -> None:
-    """Nobody but the issuer calls a certificate good: a good answer is one of the issuer's, byte for byte signed."""
-    ocsp.parse_response(data)
-    ocsp.check_chains((GPUS.devices[0].chain,), (data, ANSWERS[1]), NOW)
-    if ocsp.check_chains((GPUS.devices[0].chain,), (data,), NOW).done:
-        raise AssertionError("one answer for two certificates")
-
-
-def chain(data: bytes) -> None:
-    """Nobody without the root's key makes a chain that leads to it for another key."""
-    first, second, public = data[:65], data[65:130], data[130:]
-    for algorithm in Algorithm:
-        verify(algorithm, data[:32], second, public)
-    if chain_root((first, second), public=public, purpose=KEY_PURPOSE, app_id=KEYS.app_id) == KEYS.root_public:
-        assert public == IDENTITY.public
-
-
-RIM_FILE = manifest("570", dict(enumerate(GPUS.measurements())), GPUS.root)
-LEAF, MIDDLE, _ = GPUS.devices[0].chain
-ANSWERS = (
-    revocation_answer(LEAF, signer(SEED, "GH100 A01 GSP BROM", NOW, GPUS.root), at=NOW),
-    revocation_answer(MIDDLE, GPUS.root, at=NOW),
-)
-
-
 def request() -> bytes:
     body = {"policy": policy_to_toml(POLICY), "now_ms": int(NOW), "nonce": NONCE.hex()}
     packed = base64.b64encode(zlib.compress(ARCHIVE.encode())).decode()
@@ -313,9 +182,7 @@ TARGETS: dict[str, tuple[Seeds, Callable[[bytes], None]]] = {
         refusing(lambda data: parse_token(data.decode("utf-8", "replace"))),
     ),
     "jwks": (lambda: [GPUS.jwks()], refusing(parse_jwks)),
-    "rim": (lambda: [XML, RIM_FILE], refusing(golden)),
     "xml": (lambda: [XML], refusing(xml)),
-    "ocsp": (lambda: [b"\x30\x03\x0a\x01\x00", *ANSWERS], refusing(revocation)),
     "report": (
         lambda: [
             orjson.dumps(PROVIDER.phala(NONCE)),
@@ -336,8 +203,5 @@ TARGETS: dict[str, tuple[Seeds, Callable[[bytes], None]]] = {
     ),
     "directory": (directories, directory),
     "envelope": (lambda: [bytes(64), b"\x00\x00\x01\x00" + bytes(40)], refusing(parse_envelope)),
-    "statement": (lambda: [STATED.encode()], refusing(statement)),
-    "app_compose": (lambda: [b"\x00" + WORKER_IMAGE.compose, b"\x04fact" + WORKER_IMAGE.compose], refusing(computed)),
-    "key_chain": (lambda: [b"".join(IDENTITY.chain) + IDENTITY.public], refusing(chain)),
-    **{name: (seeds, refusing(run)) for name, (seeds, run) in PLAIN.items()},
+    **{name: (seeds, refusing(run)) for name, (seeds, run) in {**CERTIFIED, **PLAIN}.items()},
 }

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import orjson
 import pytest
+from cryptography import x509
 from cryptography.x509 import ocsp
 from tests.unit.attest.providers import GPUS, NONCE, NOW, SEED
 
@@ -15,14 +17,16 @@ from bombyx.adapters.simulator.gpu import DRIVER
 from bombyx.adapters.simulator.p384 import Signer, signer
 from bombyx.errors import AttestationError, MalformedMessage
 from bombyx.protocol.attest.gpu import parse_gpu_evidence
-from bombyx.protocol.attest.ocsp import check_chains
-from bombyx.protocol.attest.rim import check_measurements, parse_rim
+from bombyx.protocol.attest.ocsp import check_chains, check_devices
+from bombyx.protocol.attest.rim import check_measurements, check_signers, parse_rim
 from bombyx.protocol.primitives import Instant
 
 ROOT = signer(SEED, "Simulated RIM root", NOW)
 MAKER = signer(SEED, "Simulated RIM signer", NOW, ROOT, ca=False)
 RUNTIME = [report.runtime() for report in parse_gpu_evidence(orjson.dumps(GPUS.evidence(NONCE)))]
 VBIOS = RUNTIME[0].vbios
+EXTENDED_KEY_USAGE = "2.5.29.37"
+OCSP_SIGNING = bytes.fromhex("300a06082b06010505070309")
 
 
 def golden(first: int, last: int) -> dict[int, bytes]:
@@ -34,7 +38,7 @@ VBIOS_RIM = manifest(VBIOS, golden(4, 8), MAKER)
 
 
 def check(*rims: bytes, now: Instant = NOW, root: bytes = ROOT.root) -> str:
-    found = check_measurements(tuple(RUNTIME), rims, now, root)
+    found = check_measurements(tuple(RUNTIME), tuple(parse_rim(raw, root) for raw in rims), now)
     return f"{'done' if found.done else 'not done'}: {found.detail}"
 
 
@@ -126,10 +130,11 @@ def answer(
     *,
     by: Signer | None = None,
     at: Instant = NOW,
-    days: int = 1,
+    certificates: Sequence[x509.Certificate] = (),
 ) -> bytes:
     """A response for the certificate at this place in the first GPU's chain, signed by its issuer."""
-    return revocation_answer(GPUS.devices[0].chain[chain_at], ISSUERS[chain_at], at=at, days=days, status=status, by=by)
+    certificate, issuer = GPUS.devices[0].chain[chain_at], ISSUERS[chain_at]
+    return revocation_answer(certificate, issuer, at=at, status=status, by=by, certificates=certificates)
 
 
 CHAINS = (GPUS.devices[0].chain,)
@@ -138,33 +143,69 @@ GOOD = tuple(answer(place, ocsp.OCSPCertStatus.GOOD) for place in (0, 1))
 
 def test_a_chain_nobody_revoked() -> None:
     """ATT-9: every certificate below the root has a good answer."""
-    found = check_chains(CHAINS, GOOD, NOW)
+    found = check_chains(CHAINS, GOOD, NOW, "the GPUs' certificates")
     assert found.done and found.until == NOW.plus(seconds=86_400)
 
 
 def test_a_revoked_gpu() -> None:
     """ATT-9."""
     with pytest.raises(AttestationError, match="revoked"):
-        check_chains(CHAINS, (answer(0, ocsp.OCSPCertStatus.REVOKED), GOOD[1]), NOW)
+        check_chains(CHAINS, (answer(0, ocsp.OCSPCertStatus.REVOKED), GOOD[1]), NOW, "the GPUs' certificates")
 
 
 def test_an_answer_for_half_the_chain_is_not_enough() -> None:
     """ATT-9: nor is one that is old, or that knows nothing."""
     for answers in ((), GOOD[:1], (GOOD[0], answer(1, ocsp.OCSPCertStatus.UNKNOWN))):
-        assert not check_chains(CHAINS, answers, NOW).done
+        assert not check_chains(CHAINS, answers, NOW, "the GPUs' certificates").done
     old = answer(0, ocsp.OCSPCertStatus.GOOD, at=NOW.plus(seconds=-9 * 86_400))
-    assert "1 certificates" in check_chains(CHAINS, (old, GOOD[1]), NOW).detail
+    assert "1 of the GPUs' certificates" in check_chains(CHAINS, (old, GOOD[1]), NOW, "the GPUs' certificates").detail
 
 
 def test_an_answer_signed_by_somebody_else() -> None:
     """ATT-9: the revoked GPU's owner answers for it."""
     forged = answer(0, ocsp.OCSPCertStatus.GOOD, by=signer(b"somebody else's seed", "thief", NOW))
     with pytest.raises(AttestationError, match="not signed by the authority"):
-        check_chains(CHAINS, (forged, GOOD[1]), NOW)
+        check_chains(CHAINS, (forged, GOOD[1]), NOW, "the GPUs' certificates")
+
+
+def test_a_device_certifies_its_own_firmware() -> None:
+    """ATT-9: nobody answers for that certificate; for the device's own and all above, somebody must."""
+    assert check_devices(CHAINS, GOOD[1:], NOW).done
+    assert not check_devices(CHAINS, GOOD[:1], NOW).done
+    with pytest.raises(AttestationError, match="one of the GPUs' certificates is revoked"):
+        check_devices(CHAINS, (answer(1, ocsp.OCSPCertStatus.REVOKED),), NOW)
+    two = (ROOT.chain[0], ROOT.chain[0])  # a chain with nothing between leaf and root is asked about as it is
+    assert not check_devices((two,), GOOD, NOW).done
+
+
+RESPONDER = signer(SEED, "responder", NOW, GPUS.root, ca=False, extensions=((EXTENDED_KEY_USAGE, OCSP_SIGNING),))
+
+
+def test_a_responder_that_an_authority_named_for_this() -> None:
+    """ATT-9: the root's own responder answers for what an authority below the root issued."""
+    certified = RESPONDER.certificate
+    named = answer(0, ocsp.OCSPCertStatus.GOOD, by=RESPONDER, certificates=[certified])
+    assert check_chains(CHAINS, (named, GOOD[1]), NOW, "these").done
+    unnamed = signer(SEED, "no responder", NOW, GPUS.root, ca=False)
+    forged = answer(0, ocsp.OCSPCertStatus.GOOD, by=unnamed, certificates=[unnamed.certificate])
+    with pytest.raises(AttestationError, match="not signed by the authority"):
+        check_chains(CHAINS, (forged, GOOD[1]), NOW, "these")
+
+
+def test_a_signer_of_golden_values_who_was_revoked() -> None:
+    """ATT-9: golden values count for nothing once their signer is revoked, and are open while nobody answers."""
+    manifests = (parse_rim(DRIVER_RIM, ROOT.root),)
+    good = revocation_answer(MAKER.certificate, ROOT, at=NOW)
+    [found] = check_signers(manifests, (good,), NOW)
+    assert found.done and check_signers((), (), NOW) == ()
+    assert not check_signers(manifests, (), NOW)[0].done
+    revoked = revocation_answer(MAKER.certificate, ROOT, at=NOW, status=ocsp.OCSPCertStatus.REVOKED)
+    with pytest.raises(AttestationError, match="RIM signers' certificates is revoked"):
+        check_signers(manifests, (revoked,), NOW)
 
 
 @pytest.mark.parametrize("raw", [b"", b"\x30\x03\x0a\x01\x01", b"\x00" * 20_000])
 def test_what_is_no_ocsp_response(raw: bytes) -> None:
     """ATT-9."""
     with pytest.raises(MalformedMessage):
-        check_chains(CHAINS, (raw,), NOW)
+        check_chains(CHAINS, (raw,), NOW, "the GPUs' certificates")

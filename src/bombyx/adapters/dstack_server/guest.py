@@ -86,7 +86,8 @@ class SimulatedGuest:
         device = hashlib.sha256(b"bombyx simulated device").hexdigest()
         report = self._enclave.report(bytes(MAX_REPORT_DATA))
         registers = {f"rtmr{number}": value.hex() for number, value in enumerate(report.rtmr)}
-        aggregated = hashlib.sha256(report.mrtd + b"".join(report.rtmr)).hexdigest()
+        configured = report.mr_config_id.ljust(144, b"\0")  # and two owners, whom nobody named
+        aggregated = hashlib.sha256(report.mrtd + b"".join(report.rtmr) + configured).hexdigest()
         known = {
             "mr_aggregated": aggregated,
             "os_image_hash": self.os_image_hash,

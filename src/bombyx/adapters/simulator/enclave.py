@@ -15,6 +15,7 @@ from typing import Final
 
 from bombyx.adapters.simulator.platform import SimulatedPlatform, TdReport
 from bombyx.ports import Clock, Quote
+from bombyx.protocol.attest import mr_config
 from bombyx.protocol.attest.events import RUNTIME_EVENT, Event, replay, write_event_log
 from bombyx.protocol.attest.policy import AppraisalPolicy, ReferenceValue, TrustedRoot
 from bombyx.protocol.attest.roots import TrustClass
@@ -76,6 +77,8 @@ class SimulatedEnclave:
     debug: bool = False
     key_provider: bytes = b'{"name":"simulated","id":""}'  # who derives keys for the code inside, as measured
     extra_events: tuple[Event, ...] = field(default=())
+    config_form: int = 1  # of mr_config_id; 0: none
+    config_id: bytes = b""  # another one than that form gives
 
     @functools.cached_property
     def events(self) -> tuple[Event, ...]:
@@ -112,10 +115,33 @@ class SimulatedEnclave:
             mrtd=self.image.mrtd,
             rtmr=replay(self.events),
             report_data=report_data,
-            mr_config_id=b"\x01" + self.image.compose_hash,
+            mr_config_id=self._config_id(),
             debug=self.debug,
             version=self.quote_version,
         )
+
+    @property
+    def config_document(self) -> bytes:
+        """What the host pinned, in the third form."""
+        said = {event.name: event.payload for event in self.events if event.register == 3}
+        provider = mr_config.key_provider(self.key_provider)
+        return mr_config.ConfigDocument(
+            compose_hash=self.image.compose_hash,
+            key_provider=provider.kind or "none",
+            app_id=self.image.app_id,
+            key_provider_id=provider.identity or None,
+            instance_id=said["instance-id"],
+        ).encode()
+
+    def _config_id(self) -> bytes:
+        if self.config_id:
+            return self.config_id
+        if self.config_form == 2:
+            provider = mr_config.key_provider(self.key_provider)
+            return mr_config.form_2(self.image.compose_hash, self.image.app_id, provider)
+        if self.config_form == 3:
+            return mr_config.form_3(self.config_document)
+        return mr_config.form_1(self.image.compose_hash) if self.config_form else bytes(mr_config.SIZE)
 
     async def quote(self, report_data: bytes) -> Quote:
         return Quote(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from cryptography import x509
@@ -72,8 +72,9 @@ def revocation_answer(
     days: int = 1,
     status: ocsp.OCSPCertStatus = ocsp.OCSPCertStatus.GOOD,
     by: Signer | None = None,
+    certificates: Sequence[x509.Certificate] = (),
 ) -> bytes:
-    """An OCSP response for `certificate`, signed by `by` or its issuer."""
+    """An OCSP response for `certificate`, signed by `by` or its issuer; `certificates` travel in it."""
     start = moment(at)
     builder = ocsp.OCSPResponseBuilder().add_response(
         cert=certificate,
@@ -87,4 +88,6 @@ def revocation_answer(
     )
     maker = by or issuer
     made = builder.responder_id(ocsp.OCSPResponderEncoding.NAME, maker.certificate)
+    if certificates:
+        made = made.certificates(list(certificates))
     return made.sign(maker.key, hashes.SHA384()).public_bytes(Encoding.DER)

@@ -111,16 +111,17 @@ class SimulatedPlatform:
     @functools.cached_property
     def _pck(self) -> Any:
         extension = sgx_extension(
-            ppid=self._machine_id,
+            ppid=self.machine_id,
             cpu_svn=CPU_SVN,
             pce_svn=_PCE_SVN,
             fmspc=bytes.fromhex(self.settings.fmspc),
-            instance=self._machine_id,
+            instance=self.machine_id,
         )
         return pki.leaf("Simulated SGX PCK Certificate", self._authority, self.keys["pck"], self.created, extension)
 
     @property
-    def _machine_id(self) -> bytes:
+    def machine_id(self) -> bytes:
+        """16 bytes: in the certificate (PPID) and, with zeros behind it, in every quote's header."""
         return hashlib.sha256(b"simulated machine" + self.root_certificate).digest()[:16]
 
     @functools.cached_property
@@ -133,7 +134,7 @@ class SimulatedPlatform:
     def quote(self, report: TdReport) -> bytes:
         """A quote over `report`, in the version it asks for."""
         body, version = report.encode(), report.version
-        header = struct.pack("<HHIHH", version, 2, 0x81, 0, 0) + QE_VENDOR + self._machine_id + bytes(4)
+        header = struct.pack("<HHIHH", version, 2, 0x81, 0, 0) + QE_VENDOR + self.machine_id + bytes(4)
         signed = header + (struct.pack("<HI", 3, len(body)) if version == 5 else b"") + body
         certification = self._certification
         attestation = self.keys["attestation"]

@@ -21,10 +21,18 @@ from bombyx.adapters.simulator.gpu import SimulatedGpus
 from bombyx.adapters.simulator.p384 import Signer, signer
 from bombyx.adapters.simulator.platform import SimulatedPlatform
 from bombyx.protocol.attest.events import write_event_log
+from bombyx.protocol.attest.guest import APP_ID_OID, QUOTE_OID
 from bombyx.protocol.primitives import Instant, keccak256, sha256
 
 NODE_IMAGE = SimulatedImage.of("simulated-vllm-proxy", gpu=True)
+APP_NAME = "simulated app"
 GATEWAY_IMAGE = SimulatedImage.of("simulated-gateway")
+
+
+def key_provider_of(kms: Signer) -> bytes:
+    """The event that names this service."""
+    key = kms.certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return orjson.dumps({"name": "kms", "id": key.hex()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +83,40 @@ class SimulatedProvider:
         provider = bytes.fromhex(said["key-provider"]).decode()
         info = {"app_id": said["app-id"], "instance_id": said["instance-id"], "tcb_info": tcb}
         info["key_provider_info"] = provider
-        config = {"num_gpus": len(self.gpus.devices) if made.image.gpu else 0}
+        config: dict[str, Any] = {"num_gpus": len(self.gpus.devices) if made.image.gpu else 0}
+        if made.config_form == 3:
+            config["mr_config"] = made.config_document.decode()
         return {
             "intel_quote": self.platform.quote(report).hex(),
             "event_log": write_event_log(made.events).decode(),
             "info": {**info, "vm_config": orjson.dumps(config).decode()},
         }
+
+    def guest(self, nonce: bytes, created: Instant, **enclave: Any) -> dict[str, Any]:
+        """The same report from a machine of a key management service, whose agent says all that dstack's do."""
+        kms = self.kms(created)
+        enclave = {"key_provider": key_provider_of(kms), **enclave}
+        report = self.phala(nonce, **enclave)
+        made = SimulatedEnclave(platform=self.platform, image=self.image, **enclave).report(bytes(64))
+        configured = made.mr_config_id.ljust(144, b"\0") if any(made.mr_config_id) else b""  # and two owners
+        aggregated = sha256(made.mrtd, *made.rtmr, configured)
+        report["info"] |= {
+            "mr_aggregated": aggregated.hex(),
+            "device_id": sha256(self.platform.machine_id + bytes(4)).hex(),
+            "app_cert": self.app_certificate(kms, self.image.app_id, created).pem().decode(),
+        }
+        return report
+
+    def kms(self, created: Instant) -> Signer:
+        """The authority of the key management service."""
+        return signer(self._seed, "Simulated KMS CA", created)
+
+    def app_certificate(self, kms: Signer, app_id: bytes, created: Instant, quote: bytes = b"") -> Signer:
+        """An application's, under its own authority, under the service's; with a quote in it for RA-TLS."""
+        named = ((APP_ID_OID.dotted_string, b"\x04" + bytes([len(app_id)]) + app_id),)
+        quoted = ((QUOTE_OID.dotted_string, b"\x04\x82" + len(quote).to_bytes(2) + quote),) if quote else ()
+        authority = signer(self._seed, "Simulated App CA", created, kms, extensions=named)
+        return signer(self._seed, APP_NAME, created, authority, ca=False, extensions=(*named, *quoted))
 
     def phala(self, nonce: bytes, **enclave: Any) -> dict[str, Any]:
         """`/v1/attestation/report` with an ECDSA key."""

@@ -15,7 +15,8 @@ from bombyx.protocol.attest import gpu, keyset
 from bombyx.protocol.attest.claims import BootClaims, Claims, QuoteClaims
 from bombyx.protocol.attest.events import Event, parse_event_log
 from bombyx.protocol.attest.keyset import RegisteredWorker
-from bombyx.protocol.attest.platforms import TECHNOLOGIES, check_boot, check_config_id, matching
+from bombyx.protocol.attest.mr_config import check_config_id
+from bombyx.protocol.attest.platforms import TECHNOLOGIES, check_boot, described, matching
 from bombyx.protocol.attest.policy import AppraisalPolicy, ReferenceValue
 from bombyx.protocol.attest.result import AttestationResult
 from bombyx.protocol.attest.roots import TrustClass
@@ -107,10 +108,10 @@ def _check_reference(
     """Step 6: an image the policy names for this trust class, configured as its compose file says."""
     if boot.compose_hash is None or sha256(evidence.bundle.compose) != boot.compose_hash:
         raise Refused("the compose file in the bundle is not the one that was measured")
-    check_config_id(quoted, boot)
+    config = check_config_id(quoted, boot)
     if policy.models is not None and not set(evidence.keyset.models) <= policy.models:
         raise Refused("a model served is not one the policy names")
-    return matching(quoted, boot, policy)
+    return described(matching(quoted, boot, policy), config)
 
 
 def _check_gpu(

@@ -42,6 +42,8 @@ class BootClaims:
     instance_id: bytes = b""
     os_image_hash: bytes = b""
     key_provider: bytes = b""
+    gpu_policy: bytes = b""  # SHA-256 of what the application asks of its GPUs
+    init_scripts: tuple[bytes, ...] = ()  # SHA-256 of each, in the order they ran
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,8 @@ MAX_NAME: Final = 128  # characters
 MAX_PAYLOAD: Final = 65_536  # bytes
 REGISTERS: Final = 4
 _SIZE: Final = 48  # bytes of SHA-384
-_CLAIMED: Final = ("compose-hash", "app-id", "instance-id", "os-image-hash", "key-provider")
+_CLAIMED: Final = ("compose-hash", "app-id", "instance-id", "os-image-hash", "key-provider", "gpu-policy-hash")
+_INIT_SCRIPT: Final = "init-script-hash"  # the one name that may come more than once: a script each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,7 @@ def check_events(events: tuple[Event, ...], measurements: Mapping[str, bytes]) -
 def _boot_claims(events: tuple[Event, ...]) -> BootClaims:
     said: dict[str, bytes] = {}
     for event in events:
-        if event.register == REGISTERS - 1 and event.kind == RUNTIME_EVENT and event.name in _CLAIMED:
+        if _is_measured(event) and event.name in _CLAIMED:
             if event.name in said:
                 raise Refused(f"the event log says {event.name!r} twice")
             said[event.name] = event.payload
@@ -95,7 +96,14 @@ def _boot_claims(events: tuple[Event, ...]) -> BootClaims:
         instance_id=said.get("instance-id", b""),
         os_image_hash=said.get("os-image-hash", b""),
         key_provider=said.get("key-provider", b""),
+        gpu_policy=said.get("gpu-policy-hash", b""),
+        init_scripts=tuple(event.payload for event in events if _is_measured(event) and event.name == _INIT_SCRIPT),
     )
+
+
+def _is_measured(event: Event) -> bool:
+    """In RTMR3, with a digest that covers its name."""
+    return event.register == REGISTERS - 1 and event.kind == RUNTIME_EVENT
 
 
 # PARSE

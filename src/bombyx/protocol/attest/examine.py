@@ -141,7 +141,9 @@ class _Examiner:
         self.claims = Claims(quote=quoted, boot=BootClaims(), reference_value="")
         boot = run(5, report_steps.check_events_of, part, quoted, events)
         self.claims = Claims(quote=quoted, boot=boot, reference_value="")
-        reference = run(6, report_steps.check_reference, part, quoted, boot, self.policy, self.at_hand.compose)
+        reference = run(
+            6, report_steps.check_reference, part, quote, quoted, boot, self.policy, self.now, self.at_hand.compose
+        )
         run(7, report_steps.check_binding, part, quoted, self.at_hand)
         run(8, report_steps.check_nonce, part, self.at_hand)
         gpus: GpuClaims = run(9, self._check_gpu, quoted, reference)
@@ -169,7 +171,11 @@ class _Examiner:
         if part.gpu_nonce not in (None, nonce):
             raise Refused("the GPU evidence answers another nonce than the CPU quote")
         at_hand = GpuEndorsements(
-            tokens=self.tokens, jwks=self.at_hand.jwks, rims=self.at_hand.rims, ocsp=self.at_hand.ocsp
+            tokens=self.tokens,
+            jwks=self.at_hand.jwks,
+            rims=self.at_hand.rims,
+            ocsp=self.at_hand.ocsp,
+            switches=part.switches,
         )
         bound = "bound to the CPU quote by the nonce alone" if part.quote else "bound to no CPU quote"
         gpus = gpu.appraise_gpus(part.gpu_evidence, nonce, self.policy, self.now, at_hand, bound=bound)

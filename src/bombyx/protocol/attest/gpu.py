@@ -19,6 +19,7 @@ from cryptography import x509
 
 from bombyx.errors import MalformedMessage
 from bombyx.protocol.attest import nras, ocsp, rim
+from bombyx.protocol.attest.findings import Finding
 from bombyx.protocol.attest.keyset import gpu_nonce
 from bombyx.protocol.attest.policy import AppraisalPolicy
 from bombyx.protocol.attest.roots import NVIDIA_ROOT
@@ -34,6 +35,7 @@ _REQUEST: Final = 37  # bytes of the SPDM request that stands before the respons
 _SIGNATURE: Final = 96  # bytes: r || s, P-384
 _GET_MEASUREMENTS, _MEASUREMENTS = 0xE0, 0x60
 _DRIVER, _VBIOS, _NVDEC0, _CHIP_SKU, _PROJECT, _PROJECT_SKU, _FWID = 3, 6, 11, 15, 17, 18, 20  # opaque fields
+_SWITCHES: Final = 22  # opaque: the identities of the NVSwitches this GPU is connected to, 8 bytes a link
 _DISABLED: Final = b"\x55"
 _DICE_TCB: Final = x509.ObjectIdentifier("2.23.133.5.4.1")  # TCG DICE: names the firmware the key was made for
 
@@ -46,6 +48,7 @@ class GpuEndorsements:
     jwks: bytes = b""  # the keys they are signed with, as its `.well-known/jwks.json` gave them
     rims: tuple[bytes, ...] = ()  # golden measurements: swidtag files
     ocsp: tuple[bytes, ...] = ()  # DER OCSP responses for the chains' certificates
+    switches: bool = False  # evidence of NVSwitches came along
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,12 +90,15 @@ def appraise_gpus(
 ) -> GpuClaims:
     """Everything that can be said of this evidence with what is at hand. Raises the step's refusal."""
     reports = _verified(parse_gpu_evidence(evidence), nonce, policy.gpu_roots, now)
+    manifests = tuple(rim.parse_rim(raw) for raw in at_hand.rims)
     findings = (
-        ocsp.check_chains(tuple(report.chain for report in reports), at_hand.ocsp, now),
-        rim.check_measurements(tuple(report.runtime() for report in reports), at_hand.rims, now),
+        ocsp.check_devices(tuple(report.chain for report in reports), at_hand.ocsp, now),
+        rim.check_measurements(tuple(report.runtime() for report in reports), manifests, now),
+        *rim.check_signers(manifests, at_hand.ocsp, now),
         nras.check_tokens(
             at_hand.tokens, at_hand.jwks, policy.token_roots, now, nonce=nonce, serials=_serials(reports)
         ),
+        *_switches(reports, at_hand),
     )
     return GpuClaims(
         lines=tuple(report.describe() for report in reports),
@@ -101,6 +107,15 @@ def appraise_gpus(
         unchecked=tuple(one.detail for one in findings if not one.done),
         until=min((one.until for one in findings if one.until is not None), default=None),
     )
+
+
+def _switches(reports: tuple[GpuReport, ...], at_hand: GpuEndorsements) -> tuple[Finding, ...]:
+    """GPUs of one machine talk through switches, and say so under their signatures. Evidence of those is not read."""
+    named = {one for report in reports for one in report.switches()}
+    if not named and not at_hand.switches:
+        return ()
+    shown = "some is shown" if at_hand.switches else "none is shown"
+    return (Finding(f"NVSwitch evidence is not read (the GPUs name {len(named)} switches, {shown})"),)
 
 
 def _serials(reports: tuple[GpuReport, ...]) -> frozenset[int]:
@@ -152,6 +167,11 @@ class GpuReport:
             nvdec_disabled=self.fields.get(_NVDEC0) == _DISABLED,
             measurements=self.measurements,
         )
+
+    def switches(self) -> frozenset[bytes]:
+        """The NVSwitches it says it is connected to."""
+        links = self.fields.get(_SWITCHES, b"")
+        return frozenset(one for at in range(0, len(links), 8) if any(one := links[at : at + 8]))
 
     def describe(self) -> str:
         name = self.chain[1].subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)

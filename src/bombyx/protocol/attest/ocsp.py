@@ -2,14 +2,13 @@
 """Revocation of GPU certificates: OCSP responses that are at hand (RFC 6960), against verified chains.
 
 Not here: asking a responder. Without a response for a certificate its revocation is `not checked`.
-Always: a response counts only if it is signed by the certificate's issuer, or by a responder that issuer named for this
-purpose, and is in date; a certificate it calls revoked is refused.
+Always: a response counts only if it is signed by the certificate's issuer or an authority above it, or by a responder
+that one of them named for this purpose, and is in date; a certificate it calls revoked is refused.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import itertools
 from typing import Any, Final
 
 from cryptography import x509
@@ -26,24 +25,40 @@ from bombyx.protocol.attest.x509chain import Chain
 from bombyx.protocol.primitives import Instant
 
 MAX_RESPONSE: Final = 16_384  # bytes
+_UNSOUND: Final = (InvalidSignature, UnsupportedAlgorithm, x509.ExtensionNotFound, x509.DuplicateExtension)
+_READ: Final = (
+    *("serial_number", "issuer_name_hash", "hash_algorithm", "certificate_status", "this_update_utc"),
+    *("next_update_utc", "signature_hash_algorithm", "certificates"),
+)
 MAX_AGE: Final = dt.timedelta(days=7)  # of a response that does not say when the next one comes
 
 
-def check_chains(chains: tuple[Chain, ...], responses: tuple[bytes, ...], now: Instant) -> Finding:
+def check_devices(chains: tuple[Chain, ...], responses: tuple[bytes, ...], now: Instant) -> Finding:
+    """GPUs' chains. Their leaf is the device's own certificate of its firmware: no authority answers for it."""
+    return check_chains(tuple(issued(chain) for chain in chains), responses, now, "the GPUs' certificates")
+
+
+def issued(chain: Chain) -> Chain:
+    """A device's chain without what the device certified itself."""
+    return chain[1:] if len(chain) > 2 else chain
+
+
+def check_chains(chains: tuple[Chain, ...], responses: tuple[bytes, ...], now: Instant, whose: str) -> Finding:
     """Every certificate below the root must have a good response, or revocation counts as not checked."""
     if not responses:
-        return Finding("revocation (no OCSP responses at hand)")
+        return Finding(f"revocation of {whose} (no OCSP responses at hand)")
     parsed = tuple(parse_response(raw) for raw in responses)
     moment = dt.datetime.fromtimestamp(now.seconds, tz=dt.UTC)
-    missing, until = 0, None
+    open_, until = set(), None
     for chain in chains:
-        for certificate, issuer in itertools.pairwise(chain):
-            ends = _status(certificate, issuer, parsed, moment)
-            missing += ends is None
+        for place, certificate in enumerate(chain[:-1]):
+            ends = _status(certificate, chain[place + 1 :], parsed, moment, whose)
+            if ends is None:
+                open_.add(certificate.fingerprint(hashes.SHA256()))
             until = min((one for one in (until, ends) if one is not None), default=None)
-    if missing:
-        return Finding(f"revocation of {missing} certificates (no OCSP response in date for them)")
-    return Finding("no certificate revoked", True, None if until is None else Instant(int(until.timestamp()) * 1000))
+    if open_:
+        return Finding(f"revocation of {len(open_)} of {whose} (no OCSP response in date)")
+    return Finding(f"none of {whose} revoked", True, None if until is None else Instant(int(until.timestamp()) * 1000))
 
 
 def parse_response(raw: bytes) -> Any:
@@ -53,7 +68,7 @@ def parse_response(raw: bytes) -> Any:
     try:
         response = ocsp.load_der_ocsp_response(raw)
         if response.response_status is ocsp.OCSPResponseStatus.SUCCESSFUL:
-            _ = (response.serial_number, response.this_update_utc)  # exactly one answer, readable
+            _ = [getattr(response, name) for name in _READ]  # exactly one answer, all of it readable
             return response
     except (ValueError, UnsupportedAlgorithm):
         pass
@@ -61,19 +76,19 @@ def parse_response(raw: bytes) -> Any:
 
 
 def _status(
-    certificate: x509.Certificate, issuer: x509.Certificate, responses: tuple[Any, ...], moment: dt.datetime
+    certificate: x509.Certificate, authorities: Chain, responses: tuple[Any, ...], moment: dt.datetime, whose: str
 ) -> dt.datetime | None:
-    """Until when this certificate is known to be good; None when nobody says."""
+    """Until when this certificate is known to be good; None when nobody says. `authorities`: its issuer, and above."""
     for response in responses:
-        if response.serial_number != certificate.serial_number or not _about(response, issuer):
+        if response.serial_number != certificate.serial_number or not _about(response, authorities[0]):
             continue
-        if not _signed(response, issuer, moment):
+        if not any(_signed(response, one, moment) for one in authorities):
             raise Refused("an OCSP response is not signed by the authority it speaks for", peer=Peer.ENDORSER)
         ends: dt.datetime = response.next_update_utc or response.this_update_utc + MAX_AGE
         if not response.this_update_utc <= moment <= ends:
             continue
         if response.certificate_status is ocsp.OCSPCertStatus.REVOKED:
-            raise Refused("a GPU's certificate is revoked", peer=Peer.ENDORSER)
+            raise Refused(f"one of {whose} is revoked", peer=Peer.ENDORSER)
         if response.certificate_status is ocsp.OCSPCertStatus.GOOD:
             return ends
     return None
@@ -96,7 +111,7 @@ def _delegated(responder: x509.Certificate, issuer: x509.Certificate, moment: dt
     try:
         responder.verify_directly_issued_by(issuer)
         usage = responder.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except (InvalidSignature, UnsupportedAlgorithm, x509.ExtensionNotFound, ValueError, TypeError):
+    except (*_UNSOUND, ValueError, TypeError):
         return False
     in_date = responder.not_valid_before_utc <= moment <= responder.not_valid_after_utc
     return in_date and ExtendedKeyUsageOID.OCSP_SIGNING in usage

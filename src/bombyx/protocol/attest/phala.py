@@ -16,6 +16,7 @@ import orjson
 
 from bombyx.protocol.attest import fields as read
 from bombyx.protocol.attest.fields import Fields, malformed
+from bombyx.protocol.attest.guest import GuestInfo
 from bombyx.protocol.attest.report import NONCE_SIZE, Binding, Part, Report
 from bombyx.protocol.primitives import keccak256
 
@@ -73,7 +74,9 @@ def part(node: Fields, name: str, *, serves: bool = True) -> Part:
         gpu_nonce=gpu_nonce,
         gpu_expected=_gpus(node, info),
         serves=serves,
-        unread=tuple(name for name in ("app_cert", "device_id", "mr_aggregated") if info.get(name)),
+        config=_config(node, info),
+        guest=_guest(info, tcb),
+        switches=any("switch" in name and value for name, value in node.items()),
     )
 
 
@@ -124,6 +127,29 @@ def _gpus(node: Fields, info: Fields) -> int | None:
     if count is not None and (not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= 64):
         raise malformed("num_gpus is not a number")
     return count
+
+
+def _config(node: Fields, info: Fields) -> bytes | None:
+    """The machine's configuration document; older hosts put it into vm_config alone."""
+    sources = (node, info, read.mapping(info, "vm_config"), read.mapping(node, "vm_config"))
+    found = next((text for one in sources if (text := read.text(one, "mr_config"))), None)
+    return None if found is None else found.encode("utf-8", "surrogatepass")
+
+
+def _guest(info: Fields, tcb: Fields) -> GuestInfo:
+    """What the guest agent says of itself. Said twice, it must be the same."""
+    said: dict[str, bytes | None] = {}
+    for name in ("mr_aggregated", "device_id"):
+        found = {value for one in (info, tcb) if (value := read.hexed(one, name, 32)) is not None}
+        if len(found) > 1:
+            raise malformed(f"two different {name} in one attestation")
+        said[name] = next(iter(found), None)
+    certificate = read.text(info, "app_cert")
+    return GuestInfo(
+        aggregated=said["mr_aggregated"],
+        device_id=said["device_id"],
+        certificate=certificate.encode("utf-8", "surrogatepass") if certificate else None,
+    )
 
 
 def _said(info: Fields, tcb: Fields) -> tuple[tuple[str, bytes], ...]:

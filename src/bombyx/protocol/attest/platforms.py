@@ -7,11 +7,13 @@ and an entry here.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
-from bombyx.protocol.attest import sgx, snp, tdx
+from bombyx.protocol.attest import mr_config, sgx, snp, tdx
 from bombyx.protocol.attest.claims import BootClaims, QuoteClaims
 from bombyx.protocol.attest.events import Event, check_events
+from bombyx.protocol.attest.findings import Finding
 from bombyx.protocol.attest.policy import AppraisalPolicy, ReferenceValue
 from bombyx.protocol.attest.steps import Found, Refused, Status
 from bombyx.protocol.primitives import Digest
@@ -19,27 +21,30 @@ from bombyx.protocol.primitives import Digest
 TECHNOLOGIES: Final[dict[str, Any]] = {one.TECHNOLOGY: one for one in (tdx, sgx, snp)}
 
 
-def check_boot(quoted: QuoteClaims, events: tuple[Event, ...]) -> Found[BootClaims]:
+def check_boot(quoted: QuoteClaims, events: tuple[Event, ...], document: bytes | None = None) -> Found[BootClaims]:
     """Step 5: TDX replays its event log; the others have no runtime registers, and a log beside them proves nothing."""
     if quoted.technology == tdx.TECHNOLOGY:
         return check_events(events, dict(quoted.measurements))
-    return Found(_host_data(quoted), f"{quoted.technology} has no runtime registers", Status.NOT_APPLICABLE)
+    boot, detail = _host_data(quoted, document), f"{quoted.technology} has no runtime registers"
+    return Found(boot, detail, Status.NOT_APPLICABLE)
 
 
-def _host_data(quoted: QuoteClaims) -> BootClaims:
-    """SEV-SNP: the hash of what the guest was configured with stands in the launch's host data."""
-    host_data = quoted.measurement("host_data")
-    return BootClaims(compose_hash=Digest(host_data) if any(host_data) else None)
+def _host_data(quoted: QuoteClaims, document: bytes | None) -> BootClaims:
+    """SEV-SNP: the launch's host data is the hash of a configuration document, or of the compose file itself."""
+    data = quoted.measurement("host_data")
+    if document is not None and data:
+        if mr_config.host_data(document) != data:
+            raise Refused("the configuration document shown is not the one in the host data")
+        return mr_config.parse_document(document).boot()
+    return BootClaims(compose_hash=Digest(data) if any(data) else None)
 
 
-def check_config_id(quoted: QuoteClaims, boot: BootClaims) -> None:
-    """Step 6, TDX: dstack's first form of mr_config_id is the compose file's hash; later forms are not read.
-
-    Without an event log there is nothing to compare, and step 5 has said so.
-    """
-    config = quoted.measurement("mr_config_id")
-    if config[:1] == b"\x01" and boot.compose_hash is not None and config[1:33] != boot.compose_hash:
-        raise Refused("mr_config_id is not the compose file's hash")
+def described(matched: Found[ReferenceValue], *findings: Finding | None) -> Found[ReferenceValue]:
+    """Step 6's line: what matched, what else was found to hold, and what was not checked."""
+    told = [one for one in findings if one is not None]
+    gaps = [one.detail for one in told if not one.done]
+    text = "; ".join((matched.detail, *(one.detail for one in told if one.done)))
+    return replace(matched, detail=text + (f"; not checked: {', '.join(gaps)}" if gaps else ""))
 
 
 def matching(quoted: QuoteClaims, boot: BootClaims, policy: AppraisalPolicy) -> Found[ReferenceValue]:

@@ -64,7 +64,12 @@ def _dstack(document: read.Fields, name: str) -> Report:
     if not bare.technology_of(quote):
         raise read.malformed(f"{name} is no quote")
     [part] = bare.quote(quote).parts
-    part = replace(part, event_log=read.document(document, "event_log"))
+    config = read.text(document, "mr_config") or read.text(read.mapping(document, "vm_config"), "mr_config")
+    part = replace(
+        part,
+        event_log=read.document(document, "event_log"),
+        config=config.encode("utf-8", "surrogatepass") if config else None,
+    )
     return Report(form="dstack quote", parts=(part,))
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from bombyx.protocol.attest.guest import NOTHING_SAID, GuestInfo
+
 NONCE_SIZE: Final = 32  # bytes
 
 
@@ -41,7 +43,9 @@ class Part:
     gpu_nonce: bytes | None = None
     gpu_expected: int | None = None  # how many GPUs the report says it opens; None: it does not say
     serves: bool = True  # runs the model, so that a policy's GPU is required of it
-    unread: tuple[str, ...] = ()  # present, and not checked by us
+    config: bytes | None = field(default=None, repr=False)  # dstack's configuration document (`mr_config.py`)
+    guest: GuestInfo = NOTHING_SAID  # what its agent says of itself
+    switches: bool = False  # NVSwitch evidence came with it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

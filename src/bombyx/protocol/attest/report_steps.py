@@ -16,7 +16,9 @@ from bombyx.protocol.attest import dcap, snp
 from bombyx.protocol.attest.claims import BootClaims, QuoteClaims
 from bombyx.protocol.attest.events import Event, parse_event_log
 from bombyx.protocol.attest.gpu import GpuClaims
-from bombyx.protocol.attest.platforms import check_boot, check_config_id, matching
+from bombyx.protocol.attest.guest import check_guest
+from bombyx.protocol.attest.mr_config import check_config_id
+from bombyx.protocol.attest.platforms import check_boot, described, matching
 from bombyx.protocol.attest.policy import AppraisalPolicy, ReferenceValue
 from bombyx.protocol.attest.report import AtHand, Part
 from bombyx.protocol.attest.roots import TrustClass
@@ -32,8 +34,7 @@ def read_part(part: Part, technology: Any) -> Found[tuple[Any, tuple[Event, ...]
         raise MalformedMessage("evidence of a technology this version does not know", rule="ATT-6.1")
     events = None if part.event_log is None else parse_event_log(part.event_log)
     detail = f"{part.technology} quote of {len(part.quote)} bytes"
-    unread = f"; not read: {', '.join(part.unread)}" if part.unread else ""
-    return Found((technology.parse_quote(part.quote), events), detail + unread)
+    return Found((technology.parse_quote(part.quote), events), detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,25 +77,32 @@ def check_events_of(part: Part, quoted: QuoteClaims, events: tuple[Event, ...] |
     """Step 5."""
     if events is None and part.technology == "tdx":
         return Found(BootClaims(), "not checked: no event log", Status.NOT_CHECKED)
-    return check_boot(quoted, events or ())
+    return check_boot(quoted, events or (), part.config)
 
 
 def check_reference(
-    part: Part, quoted: QuoteClaims, boot: BootClaims, policy: AppraisalPolicy, compose: bytes | None
+    part: Part,
+    quote: Any,
+    quoted: QuoteClaims,
+    boot: BootClaims,
+    policy: AppraisalPolicy,
+    now: Instant,
+    compose: bytes | None,
 ) -> Found[ReferenceValue]:
     """Step 6: nothing said contradicts what was measured; and it is an image the policy names."""
     compose = compose if compose is not None else part.compose
     if compose is not None and boot.compose_hash is not None and sha256(compose) != boot.compose_hash:
         raise Refused("the compose file shown is not the one that was measured")
-    check_config_id(quoted, boot)
+    findings = (check_config_id(quoted, boot, part.config), *check_guest(part.guest, quote, quoted, boot, now))
     for name, value in part.said:
         measured = _measured(name, quoted, boot)
         if measured and value != measured:
             raise Refused(f"the report says another {name} than was measured")
     if not policy.reference_values:
         found = boot.compose_hash or quoted.measurements[0][1][:16].hex()
-        return Found(_EMPTY, f"not checked: the policy names no Reference Value; found {found}", Status.NOT_CHECKED)
-    return matching(quoted, boot, policy)
+        matched = f"not checked: the policy names no Reference Value; found {found}"
+        return described(Found(_EMPTY, matched, Status.NOT_CHECKED), *findings)
+    return described(matching(quoted, boot, policy), *findings)
 
 
 def _measured(name: str, quoted: QuoteClaims, boot: BootClaims) -> bytes:

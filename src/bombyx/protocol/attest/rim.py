@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bombyx.errors import MalformedMessage
+from bombyx.protocol.attest import ocsp
 from bombyx.protocol.attest.findings import Finding
 from bombyx.protocol.attest.roots import NVIDIA_RIM_ROOT
 from bombyx.protocol.attest.steps import Refused
@@ -55,13 +56,10 @@ class Manifest:
     chain: Chain
 
 
-def check_measurements(
-    gpus: tuple[Runtime, ...], rims: tuple[bytes, ...], now: Instant, root: bytes = NVIDIA_RIM_ROOT
-) -> Finding:
+def check_measurements(gpus: tuple[Runtime, ...], manifests: tuple[Manifest, ...], now: Instant) -> Finding:
     """Compare each GPU with the manifests for its driver and VBIOS."""
-    if not rims:
+    if not manifests:
         return Finding("golden measurements (no RIM files at hand)")
-    manifests = tuple(parse_rim(raw, root) for raw in rims)
     current = tuple(one for one in manifests if in_date(one.chain, now))
     if not current:
         return Finding("golden measurements (the RIM files' signer is out of date)")
@@ -71,6 +69,14 @@ def check_measurements(
                 return Finding(f"golden measurements (no RIM file in date for {version})")
         _compare(gpu, current, now)
     return Finding("golden measurements match", True)
+
+
+def check_signers(manifests: tuple[Manifest, ...], responses: tuple[bytes, ...], now: Instant) -> tuple[Finding, ...]:
+    """Whether those who signed the manifests were revoked; nothing to say without manifests."""
+    if not manifests:
+        return ()
+    chains = tuple(one.chain for one in manifests)
+    return (ocsp.check_chains(chains, responses, now, "the RIM signers' certificates"),)
 
 
 def _compare(gpu: Runtime, manifests: tuple[Manifest, ...], now: Instant) -> None:

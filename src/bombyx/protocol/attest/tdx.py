@@ -39,6 +39,7 @@ _TD_FIELDS: Final = (  # (name, offset, size) in a TD report, the same in 1.0 an
     ("rtmr2", 424, 48),
     ("rtmr3", 472, 48),
 )
+_USER_DATA: Final = slice(28, 48)  # of the header
 _TD_ATTRIBUTES: Final = 120
 _REPORT_DATA: Final = 520
 
@@ -57,6 +58,15 @@ class TdxQuote:
     @property
     def technology(self) -> str:
         return TECHNOLOGY
+
+    @property
+    def report_data(self) -> bytes:
+        return self.body[_REPORT_DATA : _REPORT_DATA + 64]
+
+    @property
+    def user_data(self) -> bytes:
+        """What the quoting enclave wrote into the header, under the quote's signature: some platforms' identity."""
+        return self.raw[_USER_DATA]
 
     @property
     def debug(self) -> bool:
@@ -140,6 +150,6 @@ def _claims(verified: Verified) -> QuoteClaims:
         platform=str(quote.parsed.fmspc()),
         debug=quote.debug,
         measurements=tuple((name, body[at : at + size]) for name, at, size in _TD_FIELDS),
-        report_data=body[_REPORT_DATA : _REPORT_DATA + 64],
+        report_data=quote.report_data,
         endorsed_until=Instant(report["earliest_expiration_date"] * 1000),
     )
