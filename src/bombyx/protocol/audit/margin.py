@@ -31,7 +31,7 @@ class Row:
     """What the claimed model says of one output position: its best candidates, and the emitted token's own logit.
 
     `candidates` are (id, logit) by falling logit, ties by id; at least top_k + outer_k of them after the row's
-    penalties (`needed`). `chosen_rank` counts the tokens of a larger logit.
+    penalties (`needed`). `chosen_rank` counts the tokens before it in that order.
     """
 
     candidates: tuple[tuple[int, float], ...]
