@@ -11,6 +11,7 @@ import orjson
 
 from bombyx.adapters.configfs_tsm import certificates_of
 from bombyx.adapters.gguf import parse_gguf, token_table
+from bombyx.adapters.tokenizer_json import parse_tokenizer
 from bombyx.errors import ConfigError, MalformedMessage, PaymentError, SealError, StreamTruncated
 from bombyx.protocol.pay.tickets import sign_ticket, tickets_from_json, tickets_to_json
 from bombyx.protocol.pay.view import Claim
@@ -30,6 +31,7 @@ from bombyx.protocol.wire.records import (
     write_record,
 )
 from bombyx.protocol.wire.signing import SigningKey, recover
+from bombyx.protocol.wire.tokens import TokenTable
 from bombyx.roles.worker.signed import answer_id
 
 KEY = SigningKey(Secret(b"\x11" * 32))
@@ -129,6 +131,12 @@ def gguf(data: bytes) -> None:
         pass
 
 
+def tokenizer(data: bytes) -> None:
+    """A table that is made is one that can be read."""
+    table = parse_tokenizer(data)
+    assert TokenTable.decode(table.encode()) == table
+
+
 def answer(data: bytes) -> None:
     assert isinstance(answer_id(data), str)
 
@@ -190,6 +198,16 @@ def _gguf() -> bytes:
     return b"GGUF" + struct.pack("<IQQ", 3, 1, len(pairs)) + b"".join(pairs) + tensor
 
 
+def _tokenizers() -> list[bytes]:
+    added = [{"id": 3, "content": "<|end|>", "special": True}, {"id": 4, "content": "<tool>", "special": False}]
+    words = {"a": 0, "\u0120b": 1, "\u2581c": 2, "<0x0A>": 5}
+    families = ({"type": "ByteLevel"}, {"type": "Sequence", "decoders": [{"type": "Metaspace"}, {"type": "Strip"}]})
+    return [
+        orjson.dumps({"added_tokens": added, "model": {"type": "BPE", "vocab": words}, "decoder": decoder})
+        for decoder in families
+    ] + [orjson.dumps({"model": {"vocab": [["<unk>", 0], ["a", -1]]}, "pre_tokenizer": {"type": "Metaspace"}})]
+
+
 def _certificates() -> bytes:
     vcek = bytes.fromhex("63da758de6644564adc5f4b93be8accd")
     return struct.pack("<16sII", vcek, 48, 9) + bytes(24) + b"a DER one"
@@ -221,6 +239,7 @@ PLAIN: dict[str, tuple[Seeds, Callable[[bytes], object]]] = {
     "payment": (lambda: [_payment(), b"\x01" + base64.b64encode(_payment()[1:])], payment),
     "tickets": (lambda: [_tickets()], tickets),
     "gguf": (lambda: [_gguf()], gguf),
+    "tokenizer": (_tokenizers, tokenizer),
     "certificates_of": (lambda: [_certificates()], certificates_of),
     "answer_id": (
         lambda: [b'{"id":"chatcmpl-1"}', b': hello\n\ndata: {"id":"chatcmpl-1"}\n\n', b'{"id":"x"' + b" " * 9000],

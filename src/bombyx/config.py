@@ -110,6 +110,8 @@ class WorkerConfig:
     )
     model: str = _setting("", "model name offered; empty: what the engine calls it")
     model_file: str = _setting("", "GGUF file for the embedded engine; empty: the packaged model")
+    manifest: str = _setting("", "an external engine's manifest, as `bombyx model manifest` wrote it; empty: none")
+    tokens: str = _setting("", "the token table that manifest names")
     pccs: str = _setting("", "URL of the PCCS that endorses this hardware; empty: Intel's own service")
     hardware: str = _setting("cpu", "hardware class offered: cpu, gpu, h100")
     price_input: int = _setting(200_000, "token base units per million input units", least=0)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import mmap
-import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from bombyx.adapters.tokenizer_json import byte_level_bytes, raw_bytes, sentencepiece_bytes
 from bombyx.errors import ConfigError, MalformedMessage
 from bombyx.protocol.primitives import Digest
 from bombyx.protocol.wire.tokens import MAX_TOKENS, TokenTable
@@ -198,33 +198,13 @@ def token_table(metadata: dict[str, Any]) -> TokenTable:
 
 
 def _byte_level(word: str, kind: int) -> bytes:
-    if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED):
-        return _raw(word)
-    try:
-        return bytes(_BYTE_OF[letter] for letter in word)
-    except KeyError:
-        return _raw(word)  # a token that was never byte-level encoded stands for itself
+    return raw_bytes(word) if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED) else byte_level_bytes(word)
 
 
 def _sentencepiece(word: str, kind: int) -> bytes:
-    if kind == _BYTE and re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", word):
-        return bytes((int(word[3:5], 16),))
-    return _raw(word if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED) else word.replace("\u2581", " "))
-
-
-def _raw(word: str) -> bytes:
-    return word.encode("utf-8", "surrogateescape")
-
-
-def _byte_letters() -> dict[str, int]:
-    """GPT-2's printable letter for each byte: itself where it prints, else 256, 257, ... in order."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    letters = {chr(byte): byte for byte in printable}
-    hidden = (byte for byte in range(256) if byte not in printable)
-    return letters | {chr(256 + at): byte for at, byte in enumerate(hidden)}
-
-
-_BYTE_OF: Final = _byte_letters()
+    if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED):
+        return raw_bytes(word)
+    return sentencepiece_bytes(word) if kind == _BYTE else raw_bytes(word.replace("\u2581", " "))
 
 
 def _text(metadata: dict[str, Any], key: str) -> str:

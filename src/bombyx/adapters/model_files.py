@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from bombyx.adapters.gguf import file_digest, read_gguf
-from bombyx.errors import ConfigError
+from bombyx.adapters.tokenizer_json import MAX_FILE, parse_tokenizer
+from bombyx.errors import ConfigError, MalformedMessage
 from bombyx.protocol.primitives import Digest, sha256
 from bombyx.protocol.wire.evidence import FileDigest, ModelManifest
+from bombyx.protocol.wire.tokens import TokenTable
 
 MAX_FILES: Final = 4_096
 MAX_JSON: Final = 64 << 20  # bytes of a configuration file we look into
@@ -56,11 +58,12 @@ def model_manifest(
         digests.append(FileDigest(name=label, sha256=file_digest(path, seen), size=size))
         done += size
     facts = _facts(folder)
+    table = token_table_of(folder)
     return ModelManifest(
         v=1,
         name=name,
         weights=tuple(digests),
-        tokenizer=facts.tokenizer,
+        tokenizer=None if table is None else sha256(table.encode()),
         chat_template=facts.chat_template,
         quantisation=facts.quantisation,
         engine=engine.engine,
@@ -68,6 +71,22 @@ def model_manifest(
         context=facts.context,
         parameters=facts.parameters,
     )
+
+
+def token_table_of(folder: Path) -> TokenTable | None:
+    """What the folder's tokenizer's ids stand for; None where there is none, or of a family that has no table.
+
+    Raises `MalformedMessage` for a GGUF file that is broken.
+    """
+    gguf, described = sorted(folder.glob("*.gguf")), folder / "tokenizer.json"
+    if len(gguf) == 1:
+        return read_gguf(gguf[0]).tokens
+    if not described.is_file() or described.stat().st_size > MAX_FILE:
+        return None
+    try:
+        return parse_tokenizer(described.read_bytes())
+    except MalformedMessage:
+        return None
 
 
 def _reporter(progress: Progress, label: str, start: int, total: int) -> Callable[[int, int], None]:
@@ -107,7 +126,6 @@ def _ignored(relative: Path) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Facts:
-    tokenizer: Digest | None = None
     chat_template: Digest | None = None
     quantisation: str = "unknown"
     context: int = 0
@@ -119,7 +137,6 @@ def _facts(folder: Path) -> _Facts:
     if len(gguf) == 1:
         read = read_gguf(gguf[0])
         return _Facts(
-            tokenizer=sha256(read.tokens.encode()),
             chat_template=sha256(read.chat_template.encode()) if read.chat_template else None,
             quantisation=read.quantisation,
             context=read.context,

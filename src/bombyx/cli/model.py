@@ -11,8 +11,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bombyx.adapters.model_files import EngineChoice, model_manifest
+from bombyx.adapters.model_files import EngineChoice, model_manifest, token_table_of
 from bombyx.cli.output import print_json
+from bombyx.errors import ConfigError
 from bombyx.protocol.wire.evidence import ModelManifest
 
 app = typer.Typer(help="Models and their manifests.", no_args_is_help=True)
@@ -30,15 +31,28 @@ def manifest(
     engine: Annotated[str, typer.Option(help="engine and build that runs it")] = "unknown",
     argument: Annotated[list[str] | None, typer.Option(help="argument of the engine; repeat, in order")] = None,
     adapter: Annotated[list[Path] | None, typer.Option(help="folder of an adapter (LoRA); may repeat")] = None,
-    out: Annotated[Path | None, typer.Option(help="write the manifest's canonical bytes here")] = None,
+    out: Annotated[Path | None, typer.Option(help="write the manifest here, for `bombyx worker --manifest`")] = None,
+    tokens: Annotated[Path | None, typer.Option(help="write the token table here, for `--tokens`")] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Hash a model's files into its manifest; the manifest's digest is the model's identity."""
     choice = EngineChoice(engine=engine, arguments=tuple(argument or ()))
     made = _hashed(folder, name or folder.resolve().name, choice, adapter or [])
     if out is not None:
-        out.write_bytes(made.encode())
+        _write(out, made.encode())
+    if tokens is not None:
+        table = token_table_of(folder)
+        if table is None:
+            raise ConfigError(f"{folder} has no tokenizer whose ids have bytes of their own")
+        _write(tokens, table.encode())
     print_json(_row(made)) if json else _show(made)
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _hashed(folder: Path, name: str, choice: EngineChoice, adapters: list[Path]) -> ModelManifest:

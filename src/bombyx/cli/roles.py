@@ -89,6 +89,8 @@ def worker(
     dialect: Annotated[str | None, typer.Option(help="vllm, sglang, llama.cpp, plain; auto: ask the engine")] = None,
     model: Annotated[str | None, typer.Option(help="model name to offer")] = None,
     model_file: Annotated[Path | None, typer.Option(help="GGUF file for the embedded engine")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="an external engine's, of `bombyx model manifest`")] = None,
+    tokens: Annotated[Path | None, typer.Option(help="the token table that manifest names")] = None,
     capacity: Annotated[int | None, typer.Option(help="requests at once")] = None,
     enclave: Annotated[str | None, typer.Option(help="simulated, dstack, tappd or configfs")] = None,
     enclave_endpoint: Annotated[str | None, typer.Option(help="socket or URL of the dstack agent")] = None,
@@ -99,7 +101,8 @@ def worker(
     """Run a worker: an engine inside an enclave, linked to the network's proxies and paid by them."""
     given: dict[str, Any] = {"engine": engine, "dialect": dialect, "model": model, "capacity": capacity}
     given |= {"enclave": enclave, "enclave_endpoint": enclave_endpoint}
-    given["model_file"] = str(model_file) if model_file else None
+    files = {"model_file": model_file, "manifest": manifest, "tokens": tokens}
+    given |= {name: str(path) if path else None for name, path in files.items()}
     settings = load(WorkerConfig, file=config, overrides=given)
     where = state or state_home() / "worker"
     del join

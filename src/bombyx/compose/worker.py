@@ -9,15 +9,14 @@ from pathlib import Path
 
 import aiohttp
 
-from bombyx.adapters.engine_dialect import Dialect
 from bombyx.adapters.engine_embedded import PACKAGE, VERSION, EmbeddedEngine, EmbeddedOptions
-from bombyx.adapters.engine_openai import OpenAIEngine
 from bombyx.adapters.entropy import SystemEntropy
 from bombyx.adapters.gguf import file_digest, find_packaged_model, read_gguf
 from bombyx.adapters.state_folder import StateFolder
 from bombyx.adapters.token_gaps import TokenIndex
 from bombyx.adapters.websocket import WebSocketDialer
 from bombyx.compose.enclave import enclave_device, vendor_endorsements
+from bombyx.compose.external import external
 from bombyx.compose.service import Service, fund, open_clock, open_ledger, open_store
 from bombyx.config import NetworkDescriptor, WorkerConfig
 from bombyx.errors import ConfigError
@@ -27,7 +26,6 @@ from bombyx.roles.worker.runtime import Worker, WorkerPorts
 from bombyx.roles.worker.settings import Limits, Price, ProxyPeer, ServedModel, Timings, WorkerSettings
 
 EMBEDDED = "embedded"
-AUTO = "auto"
 DEV_FUNDS = 1_000_000  # base units a development chain gives a new worker, for what a claim may cost
 READY_SECONDS = 60.0
 
@@ -104,10 +102,12 @@ def _settings(config: WorkerConfig, network: NetworkDescriptor, model: ServedMod
 
 
 async def _model(config: WorkerConfig) -> ServedModel:
-    return await (_embedded(config) if config.engine == EMBEDDED else _external(config))
+    return await (_embedded(config) if config.engine == EMBEDDED else external(config))
 
 
 async def _embedded(config: WorkerConfig) -> ServedModel:
+    if config.manifest or config.tokens:
+        raise ConfigError("the embedded engine makes its own manifest: --manifest and --tokens are an external one's")
     path = Path(config.model_file) if config.model_file else find_packaged_model()
     facts = await asyncio.to_thread(read_gguf, path)
     digest = await asyncio.to_thread(file_digest, path)
@@ -131,42 +131,3 @@ async def _embedded(config: WorkerConfig) -> ServedModel:
         parameters=facts.parameters,
     )
     return ServedModel(manifest=manifest, engine=engine, token_table=table)
-
-
-async def _external(config: WorkerConfig) -> ServedModel:
-    """A server we did not start: its manifest pins no weights, and says so by having none."""
-    given = _dialect(config)
-    engine = OpenAIEngine(config.engine, dialect=given or Dialect.PLAIN)
-    try:
-        dialect = given or await engine.detect()
-        names = await engine.models()
-    except BaseException:
-        await engine.close()
-        raise
-    name = config.model or (names[0] if names else "")
-    if name not in names:
-        await engine.close()
-        raise ConfigError(f"the engine serves {', '.join(names) or 'no model'}, not {name!r}")
-    manifest = ModelManifest(
-        v=1,
-        name=name,
-        weights=(),
-        tokenizer=None,
-        chat_template=None,
-        quantisation="unknown",
-        engine=f"external ({dialect})",
-        arguments=(),
-        context=0,
-        parameters=0,
-    )
-    return ServedModel(manifest=manifest, engine=engine, token_table=None)
-
-
-def _dialect(config: WorkerConfig) -> Dialect | None:
-    """None: ask the engine."""
-    if config.dialect == AUTO:
-        return None
-    try:
-        return Dialect(config.dialect)
-    except ValueError:
-        raise ConfigError(f"worker.dialect is one of {AUTO}, {', '.join(Dialect)}, not {config.dialect!r}") from None

@@ -15,7 +15,7 @@ from tests.unit.engines.fake_server import FakeServer
 
 from bombyx.adapters.engine_dialect import Dialect
 from bombyx.adapters.engine_openai import OpenAIEngine
-from bombyx.compose.worker import _external
+from bombyx.compose.external import external
 from bombyx.config import WorkerConfig
 from bombyx.errors import BadRequest, ConfigError, DeadlineExceeded, EngineUnavailable
 from bombyx.ports import EngineChunk, EngineEnd, EngineEvent, EngineHead, EngineRequest
@@ -214,6 +214,6 @@ async def test_a_worker_finds_the_dialect_of_its_engine_out() -> None:
     """WRK-4: `bombyx worker --engine URL`; what is told wins over what is found."""
     async with FakeServer(owner="vllm") as server:
         for dialect, engine in (("auto", "external (vllm)"), ("plain", "external (plain)")):
-            model = await _external(WorkerConfig(engine=server.url, dialect=dialect))
+            model = await external(WorkerConfig(engine=server.url, dialect=dialect))
             assert model.manifest.engine == engine
             await model.engine.close()
