@@ -35,7 +35,7 @@ class FileEndorsements:
         self._path, self._clock = path, clock
 
     async def endorsements(self, quote: bytes) -> bytes:
-        found = await asyncio.to_thread(_read, self._path)
+        found = await asyncio.to_thread(kept_file, self._path)
         if found is None:
             raise Unavailable(f"no Endorsements in {self._path}", rule="ATT-11")
         if expires(found) <= self._clock.now():
@@ -51,11 +51,11 @@ class CachedEndorsements:
 
     async def endorsements(self, quote: bytes) -> bytes:
         path = self._directory / f"{platform_of(quote)}.json"
-        cached = await asyncio.to_thread(_read, path)
+        cached = await asyncio.to_thread(kept_file, path)
         if cached is not None and expires(cached) > self._clock.now().plus(seconds=self._margin):
             return cached
         fresh = await self._source.endorsements(quote)
-        await asyncio.to_thread(_write, path, fresh)
+        await asyncio.to_thread(keep_file, path, fresh)
         return fresh
 
 
@@ -96,16 +96,17 @@ def _expires_snp(endorsements: bytes) -> Instant:
     return Instant.from_seconds(min(ends).timestamp())
 
 
-def _read(path: Path) -> bytes | None:
+def kept_file(path: Path, most: int = MAX_FILE) -> bytes | None:
+    """None where there is none, or one too large to be ours."""
     try:
         with path.open("rb") as file:
-            found = file.read(MAX_FILE + 1)
+            found = file.read(most + 1)
     except OSError:
         return None
-    return found if len(found) <= MAX_FILE else None
+    return found if len(found) <= most else None
 
 
-def _write(path: Path, data: bytes) -> None:
+def keep_file(path: Path, data: bytes) -> None:
     """Whole or not at all. A cache that cannot be written is no reason to fail."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

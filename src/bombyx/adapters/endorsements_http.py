@@ -42,8 +42,8 @@ class Fetcher:
     async def get(self, url: str, headers: Mapping[str, str] | None = None) -> tuple[bytes, Mapping[str, str]]:
         return await self._ask("GET", url, None, headers)
 
-    async def post(self, url: str, body: bytes) -> bytes:
-        return (await self._ask("POST", url, body, {"content-type": "application/json"}))[0]
+    async def post(self, url: str, body: bytes, content_type: str = "application/json") -> bytes:
+        return (await self._ask("POST", url, body, {"content-type": content_type}))[0]
 
     async def _ask(
         self, method: str, url: str, body: bytes | None, headers: Mapping[str, str] | None

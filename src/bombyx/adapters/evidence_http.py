@@ -7,15 +7,21 @@ Always: what could not be had is named in the archive, never silently left out.
 
 from __future__ import annotations
 
+import contextlib
 import urllib.parse
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from bombyx.adapters.endorsements_http import Fetcher, NvidiaServices
-from bombyx.errors import MalformedMessage, Unavailable
+from bombyx.adapters.revocation_http import RevocationAnswers
+from bombyx.errors import AttestationError, MalformedMessage, Unavailable
 from bombyx.ports import Clock, EndorsementSource
 from bombyx.protocol.attest import Archive, Part, Report, recognise
+from bombyx.protocol.attest.gpu import parse_gpu_evidence
+from bombyx.protocol.attest.ocsp import issued
+from bombyx.protocol.attest.rim import parse_rim
+from bombyx.protocol.attest.x509chain import Chain
 
 T = TypeVar("T")
 
@@ -27,6 +33,7 @@ class Capture:
     fetcher: Fetcher
     endorsements: EndorsementSource
     nvidia: NvidiaServices
+    revocation: RevocationAnswers
     clock: Clock
 
     async def capture(self, url: str, nonce: bytes, headers: dict[str, str] | None = None) -> Archive:
@@ -42,6 +49,8 @@ class Capture:
         gathered = _Gathered()
         for part in found.parts:
             await self._gather(part, gathered)
+        gathered.ocsp, missing = await self.revocation.of(gathered.chains)
+        gathered.missing += missing
         return Archive(
             report=report,
             source=source,
@@ -50,6 +59,7 @@ class Capture:
             endorsements=tuple(dict.fromkeys(gathered.endorsements)),
             tokens=tuple(gathered.tokens),
             rims=tuple(dict.fromkeys(gathered.rims)),
+            ocsp=tuple(dict.fromkeys(gathered.ocsp)),
             jwks=gathered.jwks,
             missing=tuple(gathered.missing),
         )
@@ -65,6 +75,7 @@ class Capture:
         gathered.tokens.append(tokens or b"")
         rims = await gathered.attempt(f"{part.name}: golden measurements", self.nvidia.rims(part.gpu_evidence))
         gathered.rims += rims or ()
+        gathered.chains += _chains(part.gpu_evidence, rims or ())
         if not gathered.jwks:
             gathered.jwks = await gathered.attempt("NVIDIA's key set", self.nvidia.jwks()) or b""
 
@@ -77,7 +88,9 @@ class _Gathered:
         self.tokens: list[bytes] = []
         self.rims: list[bytes] = []
         self.jwks = b""
-        self.missing: list[str] = ["OCSP responses: ask NVIDIA's responder yourself and add them"]
+        self.chains: list[Chain] = []
+        self.ocsp: tuple[bytes, ...] = ()
+        self.missing: list[str] = []
 
     async def attempt(self, what: str, asked: Awaitable[T]) -> T | None:
         try:
@@ -85,6 +98,17 @@ class _Gathered:
         except (Unavailable, MalformedMessage) as error:
             self.missing.append(f"{what}: {error}")
             return None
+
+
+def _chains(evidence: bytes, rims: tuple[bytes, ...]) -> list[Chain]:
+    """Every chain an authority answers for; of what cannot be read, none."""
+    found: list[Chain] = []
+    with contextlib.suppress(MalformedMessage):
+        found += [issued(report.chain) for report in parse_gpu_evidence(evidence)]
+    for raw in rims:
+        with contextlib.suppress(MalformedMessage, AttestationError):
+            found.append(parse_rim(raw).chain)
+    return found
 
 
 def with_nonce(url: str, nonce: bytes) -> str:

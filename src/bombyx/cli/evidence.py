@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from bombyx.adapters.clock import SystemClock
+from bombyx.adapters.endorsements import CachedEndorsements
 from bombyx.adapters.endorsements_http import (
     AMD_KDS,
     INTEL_PCS,
@@ -27,6 +28,7 @@ from bombyx.adapters.endorsements_http import (
     NvidiaServices,
 )
 from bombyx.adapters.evidence_http import Capture
+from bombyx.adapters.revocation_http import NVIDIA_OCSP, RevocationAnswers
 from bombyx.cli.examined import hexed
 from bombyx.cli.files import read_bytes
 from bombyx.cli.moments import moment
@@ -52,10 +54,14 @@ def capture(
     amd: Annotated[str, typer.Option(help="AMD's KDS")] = AMD_KDS,
     nras: Annotated[str, typer.Option(help="NVIDIA's attestation service")] = NVIDIA_NRAS,
     rim: Annotated[str, typer.Option(help="NVIDIA's RIM service")] = NVIDIA_RIM,
+    ocsp: Annotated[str, typer.Option(help="NVIDIA's OCSP responder")] = NVIDIA_OCSP,
+    cache: Annotated[Path | None, typer.Option(help="folder for what may be used again until it runs out")] = None,
 ) -> None:
     """Ask a provider for evidence with a fresh nonce; keep it with all that is needed to verify it for ever."""
     asked = secrets.token_bytes(32) if nonce is None else hexed(nonce, "--nonce", 32)
-    services = _Services(intel=intel, intel_root_crl=intel_root_crl, amd=amd, nras=nras, rim=rim)
+    services = _Services(
+        intel=intel, intel_root_crl=intel_root_crl, amd=amd, nras=nras, rim=rim, ocsp=ocsp, cache=cache
+    )
     _keep(asyncio.run(services.capture(url, asked, _headers(header or []))), out)
 
 
@@ -66,16 +72,20 @@ class _Services:
     amd: str
     nras: str
     rim: str
+    ocsp: str
+    cache: Path | None
 
     async def capture(self, url: str, nonce: bytes, headers: dict[str, str]) -> Archive:
         async with aiohttp.ClientSession() as session:
-            fetcher = Fetcher(session)
+            fetcher, clock = Fetcher(session), SystemClock()
             intel = IntelEndorsements(fetcher, self.intel, self.intel_root_crl)
+            vendors = AnyEndorsements(intel, AmdEndorsements(fetcher, self.amd))
             work = Capture(
                 fetcher=fetcher,
-                endorsements=AnyEndorsements(intel, AmdEndorsements(fetcher, self.amd)),
+                endorsements=vendors if self.cache is None else CachedEndorsements(vendors, self.cache, clock),
                 nvidia=NvidiaServices(fetcher, self.nras, self.rim),
-                clock=SystemClock(),
+                revocation=RevocationAnswers(fetcher, clock, self.ocsp, self.cache),
+                clock=clock,
             )
             return await work.capture(url, nonce, headers)
 

@@ -8,11 +8,13 @@ import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import orjson
 from aiohttp import web
+from cryptography.x509 import ocsp as x509_ocsp
 from tests.unit.attest.providers import GPUS, NOW, PLATFORM, PROVIDER, SEED
 
 from bombyx.adapters.endorsements_http import (
@@ -23,10 +25,13 @@ from bombyx.adapters.endorsements_http import (
     NvidiaServices,
 )
 from bombyx.adapters.evidence_http import Capture
+from bombyx.adapters.revocation_http import RevocationAnswers
 from bombyx.adapters.simulator import sgx
+from bombyx.adapters.simulator.golden import revocation_answer
 from bombyx.adapters.simulator.snp import SimulatedSnp
 from bombyx.protocol.primitives import Instant, Secret
 
+UNAUTHORIZED = b"\x30\x03\x0a\x01\x06"  # what a responder says of a certificate that is not its own
 CHIP = SimulatedSnp(seed=Secret(SEED), created=NOW)
 
 
@@ -52,6 +57,8 @@ class Services:
     broken: dict[str, int] = field(default_factory=dict)  # part of a path: status answered instead
     rims: dict[str, bytes] = field(default_factory=dict)
     url: str = ""
+    status: x509_ocsp.OCSPCertStatus = x509_ocsp.OCSPCertStatus.GOOD  # of the GPUs' certificate
+    kept: Path | None = None  # where answers on revocation are kept
 
     def answered(
         self, answer: Callable[[web.Request], Awaitable[web.Response]]
@@ -110,6 +117,13 @@ class Services:
             return web.Response(status=404)
         return web.json_response({"id": request.match_info["id"], "rim": base64.b64encode(found).decode()})
 
+    async def ocsp(self, request: web.Request) -> web.Response:
+        assert request.content_type == "application/ocsp-request"
+        asked = x509_ocsp.load_der_ocsp_request(await request.read())
+        if asked.serial_number != GPUS.model.certificate.serial_number:
+            return web.Response(body=UNAUTHORIZED)
+        return web.Response(body=revocation_answer(GPUS.model.certificate, GPUS.root, at=NOW, status=self.status))
+
     async def report(self, request: web.Request) -> web.Response:
         nonce = bytes.fromhex(request.query["nonce"])
         if request.match_info["form"] == "near":
@@ -123,6 +137,7 @@ class Services:
             fetcher=fetcher,
             endorsements=AnyEndorsements(intel, AmdEndorsements(fetcher, self.url)),
             nvidia=NvidiaServices(fetcher, self.url, self.url, rim_key="key"),
+            revocation=RevocationAnswers(fetcher, FixedClock(), f"{self.url}/ocsp", self.kept),
             clock=FixedClock(),
         )
 
@@ -139,6 +154,7 @@ async def running() -> AsyncIterator[Services]:
     app.router.add_post("/v3/attest/gpu", services.answered(services.nras))
     app.router.add_get("/.well-known/jwks.json", services.answered(services.jwks))
     app.router.add_get("/v1/rim/{id}", services.answered(services.rim))
+    app.router.add_post("/ocsp", services.answered(services.ocsp))
     app.router.add_get("/{form}/v1/attestation/report", services.answered(services.report))
     runner = web.AppRunner(app)
     await runner.setup()

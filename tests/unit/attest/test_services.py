@@ -12,19 +12,23 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
-from tests.unit.attest.providers import ENDORSEMENTS, NONCE, NOW, PLATFORM, POLICY
+from cryptography.x509 import ocsp
+from tests.unit.attest.providers import ENDORSEMENTS, GPUS, NONCE, NOW, PLATFORM, POLICY, SEED
 from tests.unit.attest.services import CHIP, FixedClock, Services, running
 from typer.testing import CliRunner
 
 from bombyx.adapters.endorsements import CachedEndorsements, expires, platform_of
 from bombyx.adapters.endorsements_http import AmdEndorsements, Fetcher, IntelEndorsements
 from bombyx.adapters.evidence_http import Capture, with_nonce
+from bombyx.adapters.revocation_http import MAX_ASKED, RevocationAnswers
 from bombyx.adapters.simulator import SimulatedEnclave, sgx
+from bombyx.adapters.simulator.p384 import signer
 from bombyx.adapters.simulator.snp import SnpGuest
 from bombyx.cli.app import app
 from bombyx.compose.enclave import vendor_endorsements
 from bombyx.errors import BombyxError, LocalError, MalformedMessage, Unavailable
-from bombyx.protocol.attest import Report, Verdict, examine, policy_to_toml, recognise
+from bombyx.protocol.attest import Archive, Examination, Report, Verdict, examine, policy_to_toml, recognise
+from bombyx.protocol.attest.ocsp import issued
 
 QUOTE = PLATFORM.quote(SimulatedEnclave(platform=PLATFORM).report(bytes(64)))
 
@@ -173,6 +177,75 @@ def test_our_nonce_replaces_any_other(url: str, asked: str) -> None:
     assert with_nonce(url, b"\0") == asked
 
 
+# REVOCATION
+
+
+def ninth(found: Examination) -> str:
+    return next(one.steps[8].detail for one in found.outcomes if one.claims is not None and one.claims.gpus)
+
+
+async def test_a_capture_asks_whether_a_gpu_was_revoked(services: Services, session: aiohttp.ClientSession) -> None:
+    """ATT-9: the answer is in the archive, and verified offline; two GPUs of one model are asked about once."""
+    archive = await services.capture(session).capture(f"{services.url}/phala/v1/attestation/report", NONCE)
+    assert services.asked.count("/ocsp") == 1 and len(archive.ocsp) == 1
+    report = recognise(archive.report)
+    assert isinstance(report, Report)
+    found = examine(report, POLICY, now=NOW, at_hand=Archive.decode(archive.encode()).at_hand())
+    assert "none of the GPUs' certificates revoked" in ninth(found)
+    late = NOW.plus(seconds=2 * 86_400)
+    assert found.outcomes[0].until is not None and found.outcomes[0].until < late
+
+
+async def test_a_captured_gpu_that_was_revoked(services: Services, session: aiohttp.ClientSession) -> None:
+    """ATT-9."""
+    services.status = ocsp.OCSPCertStatus.REVOKED
+    archive = await services.capture(session).capture(f"{services.url}/phala/v1/attestation/report", NONCE)
+    report = recognise(archive.report)
+    assert isinstance(report, Report)
+    found = examine(report, POLICY, now=NOW, at_hand=archive.at_hand())
+    assert found.verdict is Verdict.REFUSED and "is revoked" in found.outcomes[0].why
+
+
+async def test_answers_on_revocation_are_kept_until_the_next_is_due(
+    services: Services, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """ATT-11: asked once a certificate; a file in the cache that is none is asked for again."""
+    services.kept = tmp_path / "kept"
+    chains = [issued(device.chain) for device in GPUS.devices]
+    first, missing = await services.capture(session).revocation.of(chains)
+    assert len(first) == 1 and not missing
+    assert await services.capture(session).revocation.of(chains) == (first, ())
+    assert services.asked.count("/ocsp") == 1
+    [file] = services.kept.iterdir()
+    for broken in (b"", b"nonsense", bytes(20_000)):
+        file.write_bytes(broken)
+        assert len((await services.capture(session).revocation.of(chains))[0]) == 1
+    assert services.asked.count("/ocsp") == 4
+    late = RevocationAnswers(Fetcher(session), FixedClock(NOW.plus(seconds=86_000)), f"{services.url}/ocsp", tmp_path)
+    await late.of(chains)
+    assert services.asked.count("/ocsp") == 5
+
+
+@pytest.mark.parametrize("broken", ["status", "unauthorized", "many"])
+async def test_a_responder_that_does_not_answer_is_named(
+    services: Services, session: aiohttp.ClientSession, broken: str
+) -> None:
+    """ATT-11: what is missing stands in the archive with its reason, and at most 64 are asked."""
+    chains = [issued(device.chain) for device in GPUS.devices]
+    if broken == "status":
+        services.broken = {"ocsp": 503}
+    elif broken == "unauthorized":
+        chains = [CHIP.vcek.chain]
+    else:
+        root = GPUS.root
+        chains = [signer(SEED, f"device {number}", NOW, root, ca=False).chain for number in range(70)]
+    found, missing = await services.capture(session).revocation.of(chains)
+    assert found == () and len(missing) == {"status": 1, "unauthorized": 2, "many": 70}[broken]
+    assert len([asked for asked in services.asked if asked == "/ocsp"]) <= MAX_ASKED
+    words = {"status": "503", "unauthorized": "something else", "many": "more than 64"}[broken]
+    assert words in missing[-1]
+
+
 # COMMANDS
 
 
@@ -192,6 +265,7 @@ async def test_capture_pin_verify_as_a_person_types_them(services: Services, tmp
         *("evidence", "capture", f"{services.url}/phala/v1/attestation/report", "--out", kept),
         *("--intel", services.url, "--intel-root-crl", f"{services.url}/root.crl"),
         *("--amd", services.url, "--nras", services.url, "--rim", services.url),
+        *("--ocsp", f"{services.url}/ocsp", "--cache", str(tmp_path / "cache")),
     )
     assert code == 0 and "captured at" in said and "not in it" in said
     at = ("--at", str(NOW.seconds))

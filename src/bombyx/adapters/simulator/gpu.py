@@ -37,10 +37,14 @@ class SimulatedGpus:
         return signer(self.seed.reveal(), "Simulated Device Identity CA", self.created)
 
     @functools.cached_property
+    def model(self) -> Signer:
+        """Of the devices' own certificates: what an authority answers for."""
+        return signer(self.seed.reveal(), "GH100 A01 GSP BROM", self.created, self.root)
+
+    @functools.cached_property
     def devices(self) -> tuple[Signer, ...]:
-        model = signer(self.seed.reveal(), "GH100 A01 GSP BROM", self.created, self.root)
         names = (f"GH100 A01 GSP FMC {number}" for number in range(self.count))
-        return tuple(signer(self.seed.reveal(), name, self.created, model, ca=False) for name in names)
+        return tuple(signer(self.seed.reveal(), name, self.created, self.model, ca=False) for name in names)
 
     @functools.cached_property
     def service(self) -> Signer:
