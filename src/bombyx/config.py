@@ -165,9 +165,43 @@ class SellConfig:
         """Every bound stands alone but one, which the client's deadline decides (`compose/sell.py`)."""
 
 
-RoleConfig = ClientConfig | ProxyConfig | WorkerConfig | SellConfig
-C = TypeVar("C", ClientConfig, ProxyConfig, WorkerConfig, SellConfig)
-ROLES: Final[dict[str, type[RoleConfig]]] = {c.ROLE: c for c in (ClientConfig, ProxyConfig, WorkerConfig, SellConfig)}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidatorConfig:
+    """The validator role: what it checks answers with, how often it asks, what it stakes."""
+
+    ROLE: ClassVar[str] = "validator"
+    host: str = _setting("127.0.0.1", "address to listen on")
+    port: int = _setting(
+        12_000, "port of its page, where jurors fetch evidence; 0 takes a free one", least=0, most=65_535
+    )
+    public_url: str = _setting("", "URL others reach that page at; empty: made from host and port")
+    model_file: str = _setting("", "GGUF file answers are re-run with; empty: the packaged model")
+    threads: int = _setting(1, "threads of re-running", least=1, most=256)
+    context: int = _setting(2_048, "tokens of prompt and answer together", least=256, most=1_048_576)
+    stake: int = _setting(0, "token base units deposited and allocated at start; 0: what the set demands", least=0)
+    canaries: int = _setting(4, "canaries per worker, model and epoch", least=1, most=1_000)
+    canaries_new: int = _setting(8, "the same of a new or suspected worker", least=1, most=1_000)
+    most_tokens: int = _setting(256, "tokens of a canary's answer, at most", least=8, most=1_024)
+    single_bps: int = _setting(5_000, "share of canaries for one worker alone, in 1/10 000", least=0, most=10_000)
+    at_once: int = _setting(2, "canaries under way", least=1, most=256)
+    watch_every: float = _setting(2.0, "seconds between looks at the chain's cases", least=0.2, most=300)
+    accuse: bool = _setting(True, "open cases; false: only watch, and sit on juries")
+    payers: int = _setting(16, "accounts canaries are paid from, one an epoch in turn", least=1, most=4_096)
+    deposit: int = _setting(1_000_000, "base units placed in an epoch's channel", least=1)
+    enclave: str = _setting("simulated", "device behind the key that users' answers are sealed to; empty: takes none")
+    enclave_endpoint: str = _setting("", "socket or URL of the dstack agent; empty: where its own clients look")
+    pccs: str = _setting("", "URL of the PCCS that endorses this hardware; empty: Intel's own service")
+
+    def check(self) -> None:
+        """What no single bound can say. Raises `ConfigError`."""
+        if self.canaries_new < self.canaries:
+            raise ConfigError("validator.canaries_new is below validator.canaries", rule="AUD-50")
+
+
+_KINDS: Final = (ClientConfig, ProxyConfig, WorkerConfig, SellConfig, ValidatorConfig)
+RoleConfig = ClientConfig | ProxyConfig | WorkerConfig | SellConfig | ValidatorConfig
+C = TypeVar("C", ClientConfig, ProxyConfig, WorkerConfig, SellConfig, ValidatorConfig)
+ROLES: Final[dict[str, type[RoleConfig]]] = {c.ROLE: c for c in _KINDS}
 
 
 def load(kind: type[C], *, file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> C:

@@ -116,6 +116,24 @@ def parse_gguf(data: bytes | mmap.mmap) -> tuple[dict[str, Any], int]:
     return metadata, sum(reader.tensor() for _ in range(tensors))
 
 
+def tensor_places(data: bytes | mmap.mmap) -> dict[str, tuple[int, int]]:
+    """Where each tensor's bytes stand in the file: (first, one past the last, padding included)."""
+    reader = _Reader(data)
+    if reader.take(4) != b"GGUF" or reader.scalar("<I") not in (2, 3):
+        raise MalformedMessage("not a GGUF file of version 2 or 3", rule="GGUF")
+    tensors, pairs = reader.scalar("<Q"), reader.scalar("<Q")
+    if tensors > MAX_TENSORS or pairs > MAX_PAIRS:
+        raise MalformedMessage("GGUF: too many tensors or keys", rule="GGUF")
+    metadata = {reader.string(): reader.value() for _ in range(pairs)}
+    found = sorted((offset, name) for name, offset in (reader.place() for _ in range(tensors)))
+    grain = metadata.get("general.alignment", 32)
+    if not isinstance(grain, int) or not 0 < grain <= 1 << 20:
+        raise MalformedMessage("GGUF: an alignment nobody uses", rule="GGUF")
+    base = -(-reader.at // grain) * grain
+    ends = [offset for offset, _ in found[1:]] + [len(data) - base]
+    return {name: (base + offset, base + end) for (offset, name), end in zip(found, ends, strict=True)}
+
+
 class _Reader:
     """A position in the bytes that never leaves them."""
 
@@ -168,6 +186,18 @@ class _Reader:
             count *= self.scalar("<Q")
         self.take(12)  # type and offset
         return count
+
+    def place(self) -> tuple[str, int]:
+        """One tensor's name and offset."""
+        name, dimensions = self.string(), self.scalar("<I")
+        if dimensions > 8:
+            raise MalformedMessage("GGUF: a tensor with more than 8 dimensions", rule="GGUF")
+        self.take(8 * dimensions + 4)  # shape and type
+        return name, self.scalar("<Q")
+
+    @property
+    def at(self) -> int:
+        return self._at
 
     def _single(self, kind: int) -> Any:
         if kind == _STRING:

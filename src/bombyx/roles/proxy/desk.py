@@ -170,11 +170,23 @@ class Desk:
         return sheet
 
     async def recheck(self) -> None:
-        """Let go of keysets whose image its publishers have revoked (ATT-14)."""
+        """Let go of operators that the registry lists no more, and of keysets whose image its publishers have revoked
+        (MKT-13, ATT-14)."""
+        for worker in list(self._roster.workers.values()):
+            if await self._registry.worker(worker.operator) is None:
+                await self._eject(worker)
         for seat in [seat for worker in self._roster.workers.values() for seat in worker.seats]:
             if not await self._registry.still_admits(seat.result):
                 self._roster.retract(seat)
                 log.warning("worker %s: publishers revoked its image", seat.worker.operator)
+
+    async def _eject(self, worker: Worker) -> None:
+        """It was convicted, or left: nothing more is sent to it. Answers under way are cut with its link."""
+        log.warning("worker %s is not in the registry any more", worker.operator)
+        for seat in list(worker.seats):
+            self._roster.retract(seat)
+        self._metrics.links.labels("ejected").inc()
+        await worker.link.close()
 
     def loaded(self, session: LinkSession, load: LinkLoad) -> None:
         worker = self._workers.get(session)

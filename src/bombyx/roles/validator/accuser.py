@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Opens a case when a validator's own canaries speak a million to one against a worker (spec AUD-54).
+
+Not here: juries (`juror.py`). Always: the evidence is every canary of every plan since the block of epochs began,
+weighed here exactly as a juror will weigh it; it is durable and served before the case names it; nobody is accused
+twice for the same epochs, nor while another case against the same worker and model is open.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from bombyx.errors import BombyxError
+from bombyx.ports import Clock, Entropy, Validation
+from bombyx.protocol.audit.case import Accusation, CaseState, Ending, ValidationParameters
+from bombyx.protocol.audit.eprocess import Evidence
+from bombyx.protocol.audit.jury import first_epoch
+from bombyx.protocol.audit.verdict import SLASH
+from bombyx.protocol.primitives import Address, Digest, sha256
+from bombyx.protocol.wire.cases import CaseEvidence, EpochEvidence
+from bombyx.protocol.wire.evidence import ModelManifest
+from bombyx.protocol.wire.signing import SigningKey
+from bombyx.roles.validator.book import Book
+from bombyx.roles.validator.standing import Standing
+
+log = logging.getLogger("bombyx.validator")
+_SETTLED = (Ending.SLASHED, Ending.STRUCK)  # it was found guilty for this already
+SPREAD_SECONDS = 4.0  # validators who find the same at the same time do not all pay a bond
+
+
+class Accuser:
+    """Looks at standings after each epoch."""
+
+    def __init__(
+        self,
+        *,
+        key: SigningKey,
+        url: str,
+        parameters: ValidationParameters,
+        validation: Validation,
+        book: Book,
+        clock: Clock,
+        entropy: Entropy,
+    ) -> None:
+        self._key = key
+        self._url = url
+        self._parameters = parameters
+        self._validation = validation
+        self._book = book
+        self._clock = clock
+        self._entropy = entropy
+        self.opened: list[int] = []
+
+    async def look(self) -> None:
+        """Accuse whom the ended epochs convict. What the chain refuses is said and left."""
+        for standing in await self._book.standings():
+            if standing.weighed.peak < SLASH:
+                continue
+            try:
+                await self._accuse(standing)
+            except BombyxError as error:
+                log.warning("no case against %s: %s", standing.operator, error)
+
+    async def _accuse(self, standing: Standing) -> None:
+        now, _ = await self._validation.now()
+        last = self._parameters.epoch_of(now) - 1
+        evidence = await self.evidence(standing.operator, standing.model, last)
+        if evidence is None or await self._spoken_for(standing, last):
+            return
+        await self._clock.sleep(SPREAD_SECONDS * self._entropy.bytes(1)[0] / 256)
+        if await self._spoken_for(standing, last):
+            return
+        data = evidence.encode()
+        await self._book.keep_evidence(sha256(data), data)
+        accusation = Accusation(
+            accused=standing.operator,
+            model=standing.model,
+            evidence=sha256(data),
+            uri=self._url,
+            from_epoch=first_epoch(last),
+            to_epoch=last,
+            plant=Digest(self._entropy.bytes(32)),  # opens to nothing: accused in earnest
+        )
+        case = await self._validation.open_case(accusation, signer=self._key)
+        self.opened.append(case)
+        log.warning("case %d against %s: %d bytes of evidence", case, standing.operator, len(data))
+
+    async def _spoken_for(self, standing: Standing, last: int) -> bool:
+        """Somebody accuses it already, or it was convicted for an epoch of this block."""
+        return any(
+            case.state is not CaseState.CLOSED
+            or (case.ending in _SETTLED and case.accusation.to_epoch >= first_epoch(last))
+            for case in await self._validation.cases()
+            if (case.accused, case.accusation.model) == (standing.operator, standing.model)
+        )
+
+    async def evidence(self, accused: Address, model: Digest, last: int) -> CaseEvidence | None:
+        """The case as it stands after epoch `last`; None where a jury that believed every word would not convict."""
+        manifest = await self._book.manifest(model)
+        if manifest is None:
+            return None
+        bundles: dict[Digest, bytes] = {}
+        planned = [epoch for epoch in await self._book.epochs() if first_epoch(last) <= epoch <= last]
+        epochs = [await self._epoch(one, accused, model, bundles) for one in planned if await self._committed(one)]
+        case = CaseEvidence(
+            v=1,
+            accuser=self._key.address,
+            accused=accused,
+            model=model,
+            manifest=manifest,
+            epochs=tuple(epochs),
+            bundles=tuple(bundles.values()),
+        )
+        return case if (await self._weighed(case)).peak >= SLASH else None
+
+    async def _committed(self, epoch: int) -> bool:
+        return await self._validation.plan_of(self._key.address, epoch) is not None
+
+    async def _epoch(self, epoch: int, accused: Address, model: Digest, bundles: dict[Digest, bytes]) -> EpochEvidence:
+        """One epoch as it is shown; what its answers stand on is added to `bundles`."""
+        plan = await self._book.plan(epoch)
+        assert plan is not None  # it is from the book's own list
+        packages = []
+        for index, bundle, package in await self._book.answers(epoch, accused):
+            if plan.canaries[index].model == model:
+                packages.append(package)
+                bundles[bundle] = await self._book.bundle(bundle) or b""
+        return EpochEvidence(epoch=epoch, salt=plan.salt, canaries=plan.canaries, packages=tuple(packages))
+
+    async def _weighed(self, case: CaseEvidence) -> Evidence:
+        """As a juror will weigh it, from what we found of each answer when it came."""
+        calibration = ModelManifest.decode(case.manifest).calibration
+        assert calibration is not None  # or nothing would have been planned
+        weighed = Evidence.none(calibration)
+        for one in case.epochs:
+            found = await self._book.verdicts(one.epoch)
+            answered = {index for index, _, _ in await self._book.answers(one.epoch, case.accused)}
+            for canary in one.canaries:
+                if canary.model == case.model and case.accused in canary.candidates:
+                    own = found.get(canary.index) if canary.index in answered else None
+                    weighed = weighed.absent() if own is None else own.into(weighed)
+        return weighed

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a validator is told at its start. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidatorSettings:
+    """Everything a validator needs to know besides its ports and keys."""
+
+    canaries: int = 4  # per worker, model and epoch
+    canaries_new: int = 8  # of a worker with few judged answers, or under suspicion
+    known_after: int = 16  # judged answers after which a worker is no longer new
+    most_tokens: int = 256  # of a canary's answer, at most
+    k: int = 3  # candidates of a canary that is not for one worker alone
+    single_bps: int = 5_000  # share of canaries for one worker alone, in 1/10 000
+    at_once: int = 2  # canaries under way
+    judged_at_once: int = 1  # answers re-run side by side; each takes a core
+    reserve: float = 0.15  # of an epoch at its end in which nothing is asked any more
+    watch_seconds: float = 2.0  # between looks at the chain's cases
+    accuse: bool = True  # open cases, or only watch and sit on juries
+    max_opt_in: int = 1 << 20  # bytes of one package a client hands over
+    opt_ins_kept: int = 256  # handed over and not yet judged
+    share: float = 1.0  # of opted-in answers that are judged; the lottery's floor

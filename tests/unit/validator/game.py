@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All validators and workers of one small network, played in one process on a clock that the test turns."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from tests.unit.validator.court import PARAMETERS, Court
+from tests.unit.validator.world import BEGAN, MODEL, POLICY, TinyAsker, TinyWorker, examiner, key_of
+
+from bombyx.adapters.entropy import SystemEntropy
+from bombyx.adapters.memory import MemoryLedger, MemoryStore
+from bombyx.errors import MalformedMessage, PaymentError, Unavailable
+from bombyx.ports import Operator, OperatorRole
+from bombyx.protocol.primitives import Address, Digest, Instant
+from bombyx.protocol.wire.signing import SigningKey
+from bombyx.roles.validator.runtime import Validator, ValidatorPorts
+from bombyx.roles.validator.settings import ValidatorSettings
+
+STEP = 0.25  # seconds of the game
+
+
+class TurnedClock:
+    """`ports.Clock` that stands still until it is turned."""
+
+    def __init__(self) -> None:
+        self._passed = 0.0
+        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._count = 0
+
+    def now(self) -> Instant:
+        return BEGAN.plus(seconds=self._passed)
+
+    def monotonic(self) -> float:
+        return self._passed
+
+    async def sleep(self, seconds: float) -> None:
+        future = asyncio.get_running_loop().create_future()
+        self._count += 1
+        heapq.heappush(self._waiting, (self._passed + seconds, self._count, future))
+        await future
+
+    async def turn(self) -> None:
+        """One step; whoever waited for it runs."""
+        self._passed += STEP
+        while self._waiting and self._waiting[0][0] <= self._passed:
+            _, _, future = heapq.heappop(self._waiting)
+            if not future.done():
+                future.set_result(None)
+        await asyncio.sleep(0.001)
+
+
+def line(address: Address, role: OperatorRole, receipts: Address, endpoint: str = "") -> Operator:
+    return Operator(
+        address=address, role=role, endpoint=endpoint, receipt_address=receipts, pay_authorizer=address,
+        pay_key_config=b"", price_sheet=Digest.zero(), models=(MODEL,),
+    )  # fmt: skip
+
+
+@dataclass
+class Game:
+    """Who plays. `pages` are validators' endpoints without sockets."""
+
+    clock: TurnedClock
+    court: Court
+    ledger: MemoryLedger
+    workers: dict[Address, TinyWorker]
+    validators: list[Validator] = field(default_factory=list)
+    keys: list[SigningKey] = field(default_factory=list)
+
+    async def until(self, happened: Callable[[], bool], *, seconds: float = 400) -> None:
+        """Play until it has happened. Fails after so many seconds of the game."""
+        end = self.clock.monotonic() + seconds
+        while not happened():
+            assert self.clock.monotonic() < end, f"it has not happened: {self.court.kept}"
+            await self.clock.turn()
+
+    async def get(self, url: str, most: int) -> bytes:
+        """`roles.validator.asking.Pages`."""
+        name, _, path = url.removeprefix("http://").partition("/")
+        validator = self.validators[int(name)]
+        if path.startswith("v1/evidence/"):
+            data = await validator.book.evidence(Digest.parse(path.removeprefix("v1/evidence/")))
+        else:
+            case, _, round_ = path.removeprefix("v1/certificates/").partition("/")
+            try:
+                data = await validator.clerk.certificate(int(case), int(round_))
+            except MalformedMessage:
+                data = None
+        if data is None:
+            raise Unavailable("no such page")
+        if len(data) > most:
+            raise MalformedMessage("too large")
+        return data
+
+
+@asynccontextmanager
+async def playing(
+    workers: Sequence[TinyWorker], *, validators: int = 6, settings: ValidatorSettings | None = None
+) -> AsyncIterator[Game]:
+    clock = TurnedClock()
+    court, ledger = Court(clock), MemoryLedger(clock)
+    game = Game(clock=clock, court=court, ledger=ledger, workers={worker.operator: worker for worker in workers})
+    for worker in workers:
+        named = line(worker.operator, OperatorRole.WORKER, worker.receipt_key.address)
+        await ledger.register(named, signer=key_of(worker.name))
+    for number in range(validators):
+        key = key_of(f"validator {number}")
+        named = line(key.address, OperatorRole.VALIDATOR, key.address, f"http://{number}")
+        await ledger.register(named, signer=key)
+        court.members.append(key.address)
+        validator = Validator(
+            settings or ValidatorSettings(most_tokens=32, watch_seconds=1.0),
+            ValidatorPorts(
+                clock=clock,
+                entropy=SystemEntropy(),
+                store=MemoryStore(),
+                ledger=ledger,
+                validation=court,  # type: ignore[arg-type]  # what validators use of it
+                pages=game,
+                asker=lambda _: TinyAsker(game.workers, clock),
+            ),
+            key=key,
+            url=f"http://{number}",
+            parameters=PARAMETERS,
+            policy=POLICY,
+            examiner=examiner(),
+        )
+        game.validators.append(validator)
+        game.keys.append(key)
+    try:
+        for validator in game.validators:
+            await validator.start()
+        yield game
+    finally:
+        for validator in game.validators:
+            await validator.stop()
+
+
+async def appeals(game: Game, name: str) -> None:
+    """A convicted worker's own reflex."""
+    key = key_of(name)
+    while True:
+        for case in await game.court.cases():
+            if case.may_appeal(key.address, (await game.court.now())[0]):
+                try:
+                    await game.court.appeal(case.id, signer=key)
+                except PaymentError:
+                    pass
+        await game.clock.sleep(2.0)

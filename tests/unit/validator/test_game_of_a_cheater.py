@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole game in one process: canaries, evidence, juries, appeal, sentence. The chain is `court.py`'s."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from tests.unit.validator.game import appeals, playing
+from tests.unit.validator.world import TinyModel, TinyWorker
+
+from bombyx.protocol.audit.case import Ending, Verdict
+
+HONEST = [f"honest {number}" for number in range(5)]
+
+
+async def test_a_cheater_is_found_judged_appeals_loses_and_is_ejected_while_five_honest_workers_stay() -> None:
+    """AUD-54: the evidence of one validator convinces jurors who re-run it; two rounds agree; honest workers have no
+    case at all."""
+    workers = [TinyWorker(name) for name in HONEST] + [TinyWorker("cheater", TinyModel(weights=b"cheap"))]
+    async with playing(workers) as game:
+        reflex = asyncio.create_task(appeals(game, "cheater"))
+        await game.until(lambda: bool(game.court.ejected))
+        reflex.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await reflex
+        cheater = workers[-1].operator
+        assert set(game.court.ejected) == {cheater}
+        slashed = [case for case in game.court.kept.values() if case.ending is Ending.SLASHED]
+        assert len(slashed) == 1
+        assert (slashed[0].round, slashed[0].outcome, slashed[0].appellant) == (2, Verdict.GUILTY, cheater)
+        assert len(slashed[0].ballots) == 5  # everybody but the accuser
+        assert {case.accused for case in game.court.kept.values()} == {cheater}
+        for validator in game.validators:
+            report = await validator.report()
+            judged = {row["operator"]: row for row in report["workers"] if row["judged"]}
+            assert all(row["failed"] == 0 for who, row in judged.items() if who != str(cheater))
+
+
+async def test_a_proxy_that_drops_canaries_costs_availability_and_convicts_nobody() -> None:
+    """AUD-53: what is lost on the way moves availability, never evidence."""
+    workers = [TinyWorker("reached"), TinyWorker("unreached", lost=True)]
+    async with playing(workers, validators=4) as game:
+        await game.until(lambda: game.clock.monotonic() > 100)
+        assert not game.court.kept
+        rows = [row for v in game.validators for row in (await v.report())["workers"]]
+        unreached = [row for row in rows if row["operator"] == str(workers[1].operator)]
+        assert unreached
+        assert all(row["availability"] == 0 and row["log10_peak"] == 0 for row in unreached)
+
+
+async def test_a_validator_that_restarts_goes_on_with_what_it_had_written_down() -> None:
+    """AUD-53: standings, plans and votes are in the store before they are acted on."""
+    workers = [TinyWorker("steady")]
+    async with playing(workers, validators=3) as game:
+        first = game.validators[0]
+        await game.until(lambda: any(s.judged >= 4 for s in first._standings.values()))
+        before = await first.report()
+        await first.stop()
+        await first.start()
+        after = await first.report()
+        assert after["workers"] == before["workers"]
