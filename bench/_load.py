@@ -197,6 +197,26 @@ def memory_of(pid: int) -> float:
     return total / 1024
 
 
+class Peak:
+    """The most memory a process and its children used while this was open."""
+
+    def __init__(self, pid: int) -> None:
+        self.megabytes = 0.0
+        self._pid = pid
+
+    def __enter__(self) -> Peak:
+        self._looking = asyncio.create_task(self._look())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._looking.cancel()
+
+    async def _look(self) -> None:
+        while True:
+            self.megabytes = max(self.megabytes, memory_of(self._pid))
+            await asyncio.sleep(0.5)
+
+
 def family(pid: int) -> list[int]:
     found = [pid]
     for one in found:

@@ -144,6 +144,8 @@ class HttpConnection(asyncio.Protocol):
         self._release_body()
         exchange, self._exchange = self._exchange, None
         self._queue.clear()
+        self._ahead.clear()
+        self._parser = None  # it holds us: a dead connection and its TLS state would wait for the garbage collector
         if exchange is not None:
             exchange.lost()
 

@@ -43,7 +43,6 @@ from bombyx.protocol.wire.signing import SigningKey
 NO_SESSION: Final = "PAY-11"  # the rule of the refusal that asks a payer to present a fresh grant
 MAX_SESSIONS: Final = 2  # the newest, and the one before it whose requests may still be under way
 MAX_KEYS: Final = 256  # session keys one channel may use within their lives
-MAX_IN_FLIGHT: Final = 256  # requests one channel may have open
 _STATE: Final = struct.Struct(">B16s16s16sQ")
 
 
@@ -59,6 +58,7 @@ class PayeeTerms:
     longest_request: int = 300
     claim_threshold: int = 10**6  # token base units
     claim_age: int = 86_400
+    max_in_flight: int = 256  # requests one channel may have open
 
     @property
     def margin(self) -> int:
@@ -204,8 +204,9 @@ class PayeeBook:
             raise PaymentError("this request is already settled", peer=self._payer, rule="PAY-23")
         if request_id in channel.reserved:
             raise PaymentError("this request is already in flight", peer=self._payer, rule="PAY-23")
-        if len(channel.reserved) >= MAX_IN_FLIGHT:
-            raise PaymentError(f"{MAX_IN_FLIGHT} requests are in flight", peer=self._payer, rule="PAY-10")
+        if len(channel.reserved) >= self.terms.max_in_flight:
+            most = self.terms.max_in_flight
+            raise PaymentError(f"{most} requests are in flight", peer=self._payer, rule="PAY-10")
 
     def _authenticate(
         self,

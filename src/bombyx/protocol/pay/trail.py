@@ -10,6 +10,7 @@ nothing after it. `charge` is what may be agreed to: that of the last receipt wh
 
 from __future__ import annotations
 
+from array import array
 from typing import Final
 
 from bombyx.errors import Peer, ReceiptError
@@ -24,7 +25,7 @@ _GROWING: Final = ("frames", "input_units", "cached_units", "output_units", "cha
 class ReceiptTrail:
     """Feed frames by `delivered` and receipts by `receive`, in the order they came."""
 
-    __slots__ = ("_marks", "expected", "final", "frames", "last", "size")
+    __slots__ = ("_hashes", "_sizes", "expected", "final", "frames", "last", "size")
 
     def __init__(self, expected: Expectation) -> None:
         self.expected = expected
@@ -32,7 +33,9 @@ class ReceiptTrail:
         self.size = 0
         self.last: SignedReceipt | None = None
         self.final: SignedReceipt | None = None
-        self._marks: dict[int, tuple[Digest, int]] = {0: (ZERO, 0)}
+        # Of the last frames, packed: 40 bytes each, as a proxy holds thousands of streams. Frame 0 is "nothing yet".
+        self._hashes = bytearray(ZERO)
+        self._sizes = array("Q", (0,))
 
     @property
     def charge(self) -> Amount:
@@ -45,15 +48,17 @@ class ReceiptTrail:
             raise ReceiptError("a frame after the final receipt", peer=Peer.WORKER, rule="RCT-8", proof=self.final)
         self.frames += 1
         self.size += size
-        self._marks[self.frames] = (response_hash, self.size)
-        self._marks.pop(self.frames - LAG, None)
+        self._hashes += response_hash
+        self._sizes.append(self.size)
+        if len(self._sizes) == 2 * LAG:
+            del self._hashes[: LAG * Digest.SIZE], self._sizes[:LAG]
 
     def receive(self, signed: SignedReceipt) -> Receipt:
         """Check one receipt against what was delivered and what came before. Raises `ReceiptError`, `Equivocation`."""
         if self.final is not None:
             clash = find_equivocation(self.final, signed, self.expected.domain)
             raise clash or _blame(signed, "RCT-8", "a receipt after the final one")
-        mark = self._marks.get(signed.receipt.frames)
+        mark = self._mark(signed.receipt.frames)
         if mark is None:
             raise _blame(
                 signed, "RCT-3", f"the receipt is for {signed.receipt.frames} frames, {self.frames} were delivered"
@@ -68,6 +73,15 @@ class ReceiptTrail:
         if receipt.kind is Kind.FINAL:
             self.final = signed
         return receipt
+
+    def _mark(self, frames: int) -> tuple[Digest, int] | None:
+        """(response hash, size) after so many frames; None where they are not there yet, or no longer."""
+        back = self.frames - frames
+        if not 0 <= back < LAG:
+            return None
+        place = len(self._sizes) - 1 - back
+        at = place * Digest.SIZE
+        return Digest(self._hashes[at : at + Digest.SIZE]), self._sizes[place]
 
     def _check_order(self, signed: SignedReceipt) -> None:
         new = signed.receipt

@@ -12,7 +12,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from bombyx.errors import BombyxError, ConfigError
 from bombyx.ports import (
@@ -45,6 +45,8 @@ from bombyx.roles.worker.payments import Till
 from bombyx.roles.worker.serve import Server
 from bombyx.roles.worker.settings import ServedModel, WorkerSettings
 from bombyx.roles.worker.signed import SignedAnswers
+
+MAX_IN_FLIGHT: Final = 4_096  # requests a proxy may have open on its channel; the engine's capacity ends sooner
 
 
 class EnclaveEntropy(Protocol):
@@ -101,6 +103,7 @@ class Boot:
             longest_request=int(self.settings.limits.deadline_seconds),
             claim_threshold=self.settings.claim_threshold,
             claim_age=self.settings.claim_age,
+            max_in_flight=MAX_IN_FLIGHT,
         )
         return Till(
             terms,
