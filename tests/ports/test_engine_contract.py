@@ -15,6 +15,7 @@ import pytest_asyncio
 from tests.unit.engines.fake_server import FakeServer
 
 from bombyx.adapters import engine_scripted
+from bombyx.adapters.engine_auditable import AuditableEngine
 from bombyx.adapters.engine_dialect import Dialect
 from bombyx.adapters.engine_embedded import EmbeddedEngine, EmbeddedOptions
 from bombyx.adapters.engine_openai import OpenAIEngine
@@ -61,19 +62,21 @@ class Answer:
         return "".join(part for part in said if part)
 
 
-@pytest_asyncio.fixture(params=["scripted", "vllm", "plain", "llama.cpp"], scope="module", loop_scope="module")
+@pytest_asyncio.fixture(
+    params=["scripted", "vllm", "plain", "llama.cpp", "auditable"], scope="module", loop_scope="module"
+)
 async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
     words = engine_scripted.TOKENS
     if request.param == "scripted":
         yield Subject("scripted", ScriptedEngine(Script(seconds_per_token=SLOW)), words, True)
-    elif request.param == "llama.cpp":
+    elif request.param in ("llama.cpp", "auditable"):
         try:
             path = find_packaged_model()
         except ConfigError:
             pytest.skip("the embedded model is not installed")
         options = EmbeddedOptions(model=path, name="smollm2", parallel=2, context=1024)
-        engine = EmbeddedEngine(options)
-        yield Subject("llama.cpp", engine, read_gguf(path).tokens, True)
+        engine = EmbeddedEngine(options) if request.param == "llama.cpp" else AuditableEngine(options)
+        yield Subject(request.param, engine, read_gguf(path).tokens, True)
         await engine.close()
         assert engine.pid is None
     else:
@@ -174,7 +177,7 @@ async def test_input_is_told_before_the_end_where_it_is_known(subject: Subject) 
     answer = await ask(subject, asking(stream=True))
     told = [chunk.input for chunk in answer.chunks if chunk.input is not None]
     assert set(told) <= {answer.usage.input}
-    if subject.name in ("scripted", "llama.cpp"):
+    if subject.name in ("scripted", "llama.cpp", "auditable"):
         assert len(told) >= 10
 
 

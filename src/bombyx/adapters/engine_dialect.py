@@ -67,7 +67,7 @@ class Plan:
 
 def plan_request(request: EngineRequest, dialect: Dialect, additions: Mapping[str, Any] | None = None) -> Plan:
     """Raises `BadRequest` for what no engine could serve."""
-    asked = _read(request)
+    asked = read_body(request)
     choices, made = (1, 1) if request.path == EMBEDDINGS else _choices(asked, dialect)
     body = dict(asked)
     ids, drop = IdSource.NOWHERE, frozenset[str]()
@@ -87,7 +87,8 @@ def plan_request(request: EngineRequest, dialect: Dialect, additions: Mapping[st
     )
 
 
-def _read(request: EngineRequest) -> dict[str, Any]:
+def read_body(request: EngineRequest) -> dict[str, Any]:
+    """The request as an object. Raises `BadRequest` for what is none."""
     if request.path not in PATHS:
         raise BadRequest("no engine path of this name", status=404)
     try:

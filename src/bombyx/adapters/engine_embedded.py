@@ -28,8 +28,6 @@ from bombyx.ports import EngineEvent, EngineRequest
 
 START_TIMEOUT: Final = 120.0  # seconds; SmolLM2 takes half a second, a large model from a cold disk a minute
 STOP_TIMEOUT: Final = 5.0
-PACKAGE: Final = "xllamacpp"
-VERSION: Final = "2026.10.11549"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +138,7 @@ class EmbeddedEngine:
             await self._http.close()
             self._http = None
         if self._process is not None:
-            await _end(self._process)
+            await end_process(self._process)
             self._process = None
 
 
@@ -215,11 +213,12 @@ async def _announced_port(process: asyncio.subprocess.Process, api_key: str) -> 
         await process.wait()
         raise EngineUnavailable(f"the model server did not start: {' | '.join(words[-2:])[:400]}") from None
     except BaseException:
-        await _end(process)
+        await end_process(process)
         raise
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def end_process(process: asyncio.subprocess.Process) -> None:
+    """Close its input, which ends it; kill it when it does not."""
     if process.stdin is not None:
         process.stdin.close()
     try:

@@ -22,11 +22,9 @@ import cffi
 import numpy as np
 import numpy.typing as npt
 
-from bombyx.adapters.llama_header import LLAMA_H
+from bombyx.adapters.llama_header import LLAMA_H, PACKAGE, VERSION
 from bombyx.errors import ConfigError, EngineUnavailable
 
-PACKAGE: Final = "xllamacpp"
-VERSION: Final = "2026.10.11549"  # the build whose structs llama_header.py declares
 MAX_PIECE: Final = 4_096  # bytes of one token
 DEFAULT_BATCH: Final = 512  # tokens of one decode call, and of one pass over the weights
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import Final
 
+PACKAGE: Final = "xllamacpp"
+VERSION: Final = "2026.10.11549"  # the build these declarations belong to
+
 LLAMA_H: Final = """
 typedef int32_t llama_token;
 typedef int32_t llama_pos;

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import aiohttp
 
-from bombyx.adapters.engine_embedded import PACKAGE, VERSION, EmbeddedEngine, EmbeddedOptions
+from bombyx.adapters.engine_auditable import ENGINE, AuditableEngine
+from bombyx.adapters.engine_embedded import EmbeddedOptions
 from bombyx.adapters.entropy import SystemEntropy
 from bombyx.adapters.gguf import file_digest, find_packaged_model, read_gguf
 from bombyx.adapters.state_folder import StateFolder
@@ -21,6 +22,7 @@ from bombyx.compose.service import Service, fund, open_clock, open_ledger, open_
 from bombyx.config import NetworkDescriptor, WorkerConfig
 from bombyx.errors import ConfigError
 from bombyx.protocol.primitives import sha256
+from bombyx.protocol.wire.audit import ALGORITHM
 from bombyx.protocol.wire.evidence import FileDigest, ModelManifest
 from bombyx.roles.worker.runtime import Worker, WorkerPorts
 from bombyx.roles.worker.settings import Limits, Price, ProxyPeer, ServedModel, Timings, WorkerSettings
@@ -115,7 +117,7 @@ async def _embedded(config: WorkerConfig) -> ServedModel:
     options = EmbeddedOptions(
         model=path, name=name, threads=config.threads, parallel=config.capacity, context=config.context
     )
-    engine = EmbeddedEngine(options, TokenIndex(facts.tokens, facts.end_of_text))
+    engine = AuditableEngine(options, TokenIndex(facts.tokens, facts.end_of_text))
     await engine.start()
     table = facts.tokens.encode()
     manifest = ModelManifest(
@@ -125,8 +127,8 @@ async def _embedded(config: WorkerConfig) -> ServedModel:
         tokenizer=sha256(table),
         chat_template=sha256(facts.chat_template.encode()) if facts.chat_template else None,
         quantisation=facts.quantisation,
-        engine=f"llama.cpp ({PACKAGE} {VERSION})",
-        arguments=options.arguments(),
+        engine=ENGINE,
+        arguments=(*options.arguments(), f"--sampler={ALGORITHM}"),
         context=config.context,
         parameters=facts.parameters,
     )
