@@ -47,7 +47,7 @@ class Bench:
         self.chain_id = boa.env.evm.patch.chain_id
         self.domain = settlement_domain(self.chain_id, address(self.settlement))
 
-    def deploy(self, name: str, *arguments: Address) -> Any:
+    def deploy(self, name: str, *arguments: Address | int) -> Any:
         """A contract as it is shipped: compiling anew is another test's business."""
         artifact = json.loads((ARTIFACTS / f"{name}.json").read_text())
         code = bytes.fromhex(artifact["bytecode"][2:]) + b"".join(word(one) for one in arguments)

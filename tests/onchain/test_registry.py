@@ -18,7 +18,7 @@ CONFIG = b"\x11" * 1_230
 
 @pytest.fixture
 def registry(bench: Bench) -> Any:
-    return bench.deploy("OperatorRegistry", AUTHORIZER.address)
+    return bench.deploy("OperatorRegistry", *[AUTHORIZER.address] * 3, 0, 0, 0)
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from typing import Any
 
 from bombyx.adapters.clock import SystemClock
 from bombyx.adapters.crashing import CrashingStore
-from bombyx.adapters.evm import AddressBook, EvmLedger, Rpc
+from bombyx.adapters.evm import AddressBook, EvmLedger, EvmStakes, EvmValidation, Rpc
 from bombyx.adapters.ledger_http import HttpLedger
 from bombyx.adapters.sqlite import SqliteStore
 from bombyx.config import NetworkDescriptor, clock_error, crash_orders
-from bombyx.ports import Clock, Ledger, Store
+from bombyx.ports import Clock, Ledger, Stakes, Store, Validation
 from bombyx.protocol.primitives import Address
 
 
@@ -51,6 +51,18 @@ def open_ledger(network: NetworkDescriptor, state: Path | None = None) -> HttpLe
         return HttpLedger(network.chain_url)
     book = AddressBook.from_dict(network.contracts)
     return EvmLedger(Rpc(network.chain_url.split(","), chain_id=book.chain_id), book, sent=sent_store(state))
+
+
+def stakes_of(ledger: HttpLedger | EvmLedger) -> Stakes | None:
+    """Of the same chain; None where it has none (the in-memory one). Closed with the ledger."""
+    staked = isinstance(ledger, EvmLedger) and ledger.book.stake_manager != Address.zero()
+    return EvmStakes(ledger) if isinstance(ledger, EvmLedger) and staked else None
+
+
+def validation_of(ledger: HttpLedger | EvmLedger) -> Validation | None:
+    """As `stakes_of`."""
+    judged = isinstance(ledger, EvmLedger) and ledger.book.validation != Address.zero()
+    return EvmValidation(ledger) if isinstance(ledger, EvmLedger) and judged else None
 
 
 def sent_store(state: Path | None) -> Store | None:

@@ -9,13 +9,20 @@ from bombyx.adapters.evm.history import SettlementStep, settlement_steps
 from bombyx.adapters.evm.ledger import EvmLedger
 from bombyx.adapters.evm.node import ChainNode, start_node
 from bombyx.adapters.evm.rpc import Rpc
+from bombyx.adapters.evm.stake import EvmStakes
+from bombyx.adapters.evm.staked import DEVELOPMENT, StakeTerms
+from bombyx.adapters.evm.validation import EvmValidation
 
 __all__ = [
+    "DEVELOPMENT",
     "AddressBook",
     "ChainNode",
     "EvmLedger",
+    "EvmStakes",
+    "EvmValidation",
     "Rpc",
     "SettlementStep",
+    "StakeTerms",
     "deploy",
     "seed",
     "settlement_steps",

@@ -7,6 +7,7 @@ that stock x402 SDKs have built in; on public chains the published x402 contract
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import functools
 import json
@@ -15,7 +16,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
+from bombyx.adapters.evm.abi import call
 from bombyx.adapters.evm.rpc import Rpc, RpcError, as_bytes
+from bombyx.adapters.evm.staked import DEVELOPMENT, NOBODY, Seats, Staked, StakeTerms, Word, put_staked, start_calls
 from bombyx.adapters.evm.transactions import Transactions
 from bombyx.errors import ConfigError, Unavailable
 from bombyx.ports import LedgerInfo
@@ -32,6 +35,16 @@ DEV_ALLOWANCE_COLLECTOR: Final = Address.parse("0xb0b000000000000000000000000000
 DEV_REGISTRY: Final = Address.parse("0xb0b0000000000000000000000000000000000002")
 DEV_REFERENCE_VALUES: Final = Address.parse("0xb0b0000000000000000000000000000000000003")
 DEV_TOKEN: Final = Address.parse("0xb0b0000000000000000000000000000000000004")
+DEV_PLACES: Final = {
+    "OperatorRegistry": DEV_REGISTRY,
+    "StakeManager": Address.parse("0xb0b0000000000000000000000000000000000005"),
+    "Slasher": Address.parse("0xb0b0000000000000000000000000000000000006"),
+    "ReceiptRoots": Address.parse("0xb0b0000000000000000000000000000000000007"),
+    "ReceiptFaults": Address.parse("0xb0b0000000000000000000000000000000000008"),
+    "ValidationService": Address.parse("0xb0b0000000000000000000000000000000000009"),
+    "Restitution": Address.parse("0xb0b000000000000000000000000000000000000a"),
+    "ValidationRegistry8004": Address.parse("0xb0b000000000000000000000000000000000000b"),
+}
 # The first account every anvil makes; its key is public knowledge. It mints the development token.
 DEV_MINTER: Final = SigningKey(
     Secret(bytes.fromhex("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"))
@@ -50,6 +63,14 @@ class AddressBook:
     allowance_collector: Address
     reference_values: Address
     multicall: Address = MULTICALL3
+    stake_manager: Address = NOBODY  # zero: this chain has no stake
+    stake_strategy: Address = NOBODY
+    slasher: Address = NOBODY
+    receipt_roots: Address = NOBODY
+    receipt_faults: Address = NOBODY
+    validation: Address = NOBODY
+    restitution: Address = NOBODY
+    validation_registry: Address = NOBODY
     first_block: int = 0  # nothing of ours is in older blocks
     reorg_depth: int = 0  # blocks that may still be replaced
     deposit_by: str = "erc3009"
@@ -106,7 +127,7 @@ def artifact(name: str) -> dict[str, Any]:
     return found
 
 
-def creation_code(name: str, *arguments: Address) -> bytes:
+def creation_code(name: str, *arguments: Word) -> bytes:
     return bytes.fromhex(artifact(name)["bytecode"][2:]) + b"".join(word(one) for one in arguments)
 
 
@@ -118,57 +139,105 @@ async def deploy(
     settlement: Address | None = None,
     erc3009_collector: Address | None = None,
     stake_manager: Address | None = None,
+    stake_strategy: Address | None = None,
+    committee: Address | None = None,
+    terms: StakeTerms | None = None,
     transactions: Transactions | None = None,
 ) -> AddressBook:
-    """Put the contracts on a chain; those named are taken as they are. Without a token a worthless one is made."""
+    """Put the contracts on a chain; those named are taken as they are. Without a token a worthless one is made.
+
+    `signer` is the admin that tells the contracts of each other; it can do nothing afterwards.
+    """
     sender = transactions or Transactions(rpc)
+    chosen = terms or StakeTerms()
+    chosen.check()
     blocks: list[int] = []
 
-    async def put(name: str, *arguments: Address) -> Address:
+    async def put(name: str, arguments: tuple[Word, ...] = ()) -> Address:
         mined = await sender.send(None, creation_code(name, *arguments), signer=signer)
         if mined.contract is None:
             raise Unavailable(f"the chain says nothing of where {name} is", rule="LEDGER-2")
         blocks.append(mined.block)
         return mined.contract
 
-    at = settlement or await put("BatchSettlement")
-    multicall = MULTICALL3 if await code_at(rpc, MULTICALL3) else await put("Multicall3")
+    async def named(known: Address | None, name: str, *arguments: Word) -> Address:
+        return known or await put(name, arguments)
+
+    there = MULTICALL3 if await code_at(rpc, MULTICALL3) else None
+    at, multicall, money, values = await asyncio.gather(
+        named(settlement, "BatchSettlement"),
+        named(there, "Multicall3"),
+        named(token, "Token3009", signer.address),
+        named(None, "ReferenceValues"),
+    )
+    seats = Seats(admin=signer.address, committee=committee or NOBODY, steward=committee or NOBODY)
+    erc3009, allowance, staked = await asyncio.gather(
+        named(erc3009_collector, "ERC3009DepositCollector", at),
+        named(None, "AllowanceDepositCollector", at),
+        put_staked(put, money, seats, chosen, manager=stake_manager, strategy=stake_strategy),
+    )
+    for to, data in start_calls(staked):
+        await sender.send(to, data, signer=signer)
     return AddressBook(
         chain_id=await rpc.chain_id(),
         settlement=at,
-        registry=await put("OperatorRegistry", stake_manager or Address.zero()),
-        token=token or await put("Token3009", signer.address),
-        erc3009_collector=erc3009_collector or await put("ERC3009DepositCollector", at),
-        allowance_collector=await put("AllowanceDepositCollector", at),
-        reference_values=await put("ReferenceValues"),
+        token=money,
+        erc3009_collector=erc3009,
+        allowance_collector=allowance,
+        reference_values=values,
         multicall=multicall,
         first_block=min(blocks),
+        **_places(staked),
     )
 
 
-async def seed(rpc: Rpc, *, stake_manager: Address | None = None) -> AddressBook:
+async def seed(rpc: Rpc, *, terms: StakeTerms = DEVELOPMENT) -> AddressBook:
     """Make a development node a network: every contract at its known address. Idempotent; does nothing to balances."""
+    seats = Seats(admin=DEV_MINTER.address, committee=DEV_MINTER.address, steward=DEV_MINTER.address)
+
+    async def put(name: str, arguments: tuple[Word, ...]) -> Address:
+        await _place(rpc, DEV_PLACES[name], creation_code(name, *arguments))
+        return DEV_PLACES[name]
+
+    staked = await put_staked(put, DEV_TOKEN, seats, terms, manager=None, strategy=None)
     book = AddressBook(
         chain_id=await rpc.chain_id(),
         settlement=X402_SETTLEMENT,
-        registry=DEV_REGISTRY,
         token=DEV_TOKEN,
         erc3009_collector=X402_ERC3009_COLLECTOR,
         allowance_collector=DEV_ALLOWANCE_COLLECTOR,
         reference_values=DEV_REFERENCE_VALUES,
         development=True,
+        **_places(staked),
     )
-    for name, at, arguments in (
+    plain: tuple[tuple[str, Address, tuple[Word, ...]], ...] = (
         ("BatchSettlement", book.settlement, ()),
         ("ERC3009DepositCollector", book.erc3009_collector, (book.settlement,)),
         ("AllowanceDepositCollector", book.allowance_collector, (book.settlement,)),
-        ("OperatorRegistry", book.registry, (stake_manager or Address.zero(),)),
         ("ReferenceValues", book.reference_values, ()),
         ("Token3009", book.token, (DEV_MINTER.address,)),
         ("Multicall3", book.multicall, ()),
-    ):
-        await _place(rpc, at, creation_code(name, *arguments))
+    )
+    await asyncio.gather(*(_place(rpc, at, creation_code(name, *arguments)) for name, at, arguments in plain))
+    await _start(rpc, staked)
     return book
+
+
+def _places(staked: Staked) -> dict[str, Any]:
+    return {field.name: getattr(staked, field.name) for field in dataclasses.fields(staked)}
+
+
+async def _start(rpc: Rpc, staked: Staked) -> None:
+    """The node knows the minter's account, so it signs; one block for both calls."""
+    view = {"to": str(staked.registry), "data": "0x" + call("enforcer()").hex()}
+    if int.from_bytes(as_bytes(await rpc.call("eth_call", view, "latest"), 32)):
+        return
+    for to, data in start_calls(staked):
+        order = {"from": str(DEV_MINTER.address), "to": str(to), "data": "0x" + data.hex(), "gas": hex(2_000_000)}
+        await rpc.call("eth_sendTransaction", order)
+    await rpc.call("evm_mine")
+    if not int.from_bytes(as_bytes(await rpc.call("eth_call", view, "latest"), 32)):
+        raise Unavailable("the contracts were not told of each other", rule="LEDGER-7")
 
 
 async def _place(rpc: Rpc, at: Address, creation: bytes) -> None:

@@ -19,7 +19,7 @@ from bombyx.adapters.evm.deploy import DEV_MINTER, AddressBook
 from bombyx.adapters.evm.fees import Patience
 from bombyx.adapters.evm.refusals import refusal
 from bombyx.adapters.evm.rpc import Rpc, RpcError, as_bytes, as_int
-from bombyx.adapters.evm.transactions import Transactions
+from bombyx.adapters.evm.transactions import Mined, Transactions
 from bombyx.errors import PaymentError, Peer, Unavailable
 from bombyx.ports import MAX_PUBLISHERS, ChannelView, Claim, LedgerInfo, Operator, OperatorRole, Store
 from bombyx.protocol.primitives import MAX_AMOUNT, Address, Amount, Digest, Instant, keccak256
@@ -64,6 +64,10 @@ class EvmLedger:
         tag = hex(max(0, number - self.book.reorg_depth))
         return _header(await self._ask("eth_getBlockByNumber", tag, False))
 
+    async def newest(self) -> BlockHeader:
+        """The newest block, which a reorg may take: what contracts hold deadlines against."""
+        return _header(await self._ask("eth_getBlockByNumber", "latest", False))
+
     async def block(self, block_hash: Digest) -> BlockHeader | None:
         found = await self._ask("eth_getBlockByHash", str(block_hash), False)
         return None if found is None else _header(found)
@@ -97,12 +101,9 @@ class EvmLedger:
 
     async def _allow(self, config: ChannelConfig, amount: int, signer: SigningKey) -> None:
         """An allowance without limit, once: the collector spends it in its owner's own calls only."""
-        spender = self.book.allowance_collector
-        allowed = await self._view_uint(
-            self.book.token, "allowance(address,address)", word(config.payer), word(spender)
-        )
-        if allowed < amount:
-            await self._send(self.book.token, calls.approve(spender, 2**256 - 1), signer)
+        if signer.address != config.payer:
+            raise PaymentError("a deposit is sent by its payer", peer=Peer.CHAIN, rule="LEDGER-1")
+        await self.allow(self.book.allowance_collector, amount, signer)
 
     async def _authorization(self, config: ChannelConfig, amount: int, signer: SigningKey) -> bytes:
         if self._token_domain is None:
@@ -242,16 +243,41 @@ class EvmLedger:
 
     # --- the node ---
 
-    async def _send(self, to: Address, data: bytes, signer: SigningKey) -> Digest:
+    async def mined(self, to: Address, data: bytes, signer: SigningKey) -> Mined:
+        """Any call of any contract, mined. For what stands beside this ledger and shares its nonces."""
         if self.book.development and signer.address not in self._fuelled:
             await self._ask("anvil_setBalance", str(signer.address), hex(GAS_MONEY))
             self._fuelled.add(signer.address)
         try:
-            return (await self.transactions.send(to, data, signer=signer)).hash
+            return await self.transactions.send(to, data, signer=signer)
         except PaymentError as error:
             if error.rule == "LEDGER-6":
                 self._fuelled.discard(signer.address)  # a reorg of a development chain takes the gas money too
             raise
+
+    async def _send(self, to: Address, data: bytes, signer: SigningKey) -> Digest:
+        return (await self.mined(to, data, signer)).hash
+
+    async def view(self, to: Address, data: bytes) -> Reader:
+        """What a contract answers now."""
+        return Reader(await self._view(to, data))
+
+    async def views(self, asked: Sequence[tuple[Address, bytes]]) -> list[Reader]:
+        """Several answers, of one and the same block."""
+        answer = await self._view(self.book.multicall, calls.aggregate(asked))
+        return [Reader(one) for one in calls.aggregated(answer)]
+
+    async def logs(self, contract: Address, topics: Sequence[str | None]) -> list[Any]:
+        """A contract's events since ours were placed, in order."""
+        return await self._logs(contract, topics, self.book.first_block)
+
+    async def allow(self, spender: Address, amount: int, signer: SigningKey) -> None:
+        """Let a contract take `amount` of the signer's tokens, or any amount once it needed to be told."""
+        allowed = await self._view_uint(
+            self.book.token, "allowance(address,address)", word(signer.address), word(spender)
+        )
+        if allowed < amount:
+            await self._send(self.book.token, calls.approve(spender, 2**256 - 1), signer)
 
     async def _ask(self, method: str, *params: Any) -> Any:
         try:

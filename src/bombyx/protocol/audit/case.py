@@ -130,14 +130,15 @@ class Case:
         mine = self.ballot(juror)
         if mine is None or not mine.committed or mine.verdict is not None:
             return False
-        return self.state is CaseState.VOTING and self.commit_until <= now < self.reveal_until
+        open_ = self.state in (CaseState.VOTING, CaseState.DECIDED)  # decided by a certificate: only the fee is left
+        return open_ and self.commit_until <= now < self.reveal_until
 
     def may_appeal(self, party: Address, now: int) -> bool:
         """The accused against GUILTY, the accuser against INNOCENT; once in a case."""
         loser = {Verdict.GUILTY: self.accused, Verdict.INNOCENT: self.accuser}
         if self.state is not CaseState.DECIDED or self.round != 1 or self.outcome not in loser:
             return False
-        return now < self.appeal_until and loser[self.outcome] == party
+        return self.reveal_until <= now < self.appeal_until and loser[self.outcome] == party
 
     def step(self, *, now: int, block: int) -> Step:
         """What is due, where `block` is the newest block's number and `now` its timestamp."""
@@ -196,6 +197,7 @@ class ValidationParameters:
     chain_id: int
     service: Address
     registry: Address
+    restitution: Address
     epoch_seconds: int
     root_window: int  # after an epoch's end, in which its roots are taken
     commit_seconds: int
