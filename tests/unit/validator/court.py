@@ -30,6 +30,7 @@ PARAMETERS = ValidationParameters(
     chain_id=31337,
     service=Address(b"s" * 20),
     registry=Address(b"R" * 20),
+    restitution=Address(b"r" * 20),
     epoch_seconds=30,
     root_window=10,
     commit_seconds=20,
