@@ -220,7 +220,7 @@ _WAYS: Final = (
 def honest(count: int) -> list[Make]:
     """`count` answers by four honest configurations, 60 questions in turn; and other settings of the sampler."""
     rounds = -(-count // 240)
-    made = []
+    made = [Make(name="honest.h", limit=96, hidden=True)]  # with hidden states, for TOPLOC's side
     for turn in range(rounds):
         for place, way in enumerate(_WAYS):
             first = (turn * 4 + place) * 60
