@@ -16,9 +16,10 @@ import numpy as np
 from _answers import read_answers
 
 from bombyx.protocol.audit.calibration import DEFAULT
+from bombyx.protocol.audit.case import Verdict
 from bombyx.protocol.audit.eprocess import SHARES, Evidence
 from bombyx.protocol.audit.margin import Margin
-from bombyx.protocol.audit.verdict import ResponseVerdict, weigh
+from bombyx.protocol.audit.verdict import ResponseVerdict, find, weigh
 
 BLOCK: Final = 16
 MILLION_TO_ONE: Final = 6.0  # log10
@@ -121,12 +122,12 @@ def audits_to_slash(
     chance, hits = np.random.default_rng(3), []
     for _ in range(runs):
         evidence, count = Evidence.none(DEFAULT), 0
-        while evidence.peak < MILLION_TO_ONE and count < most:
+        while find(evidence) is not Verdict.GUILTY and count < most:
             side = cheat if chance.random() < share else honest
             verdict = side[int(chance.integers(0, len(side)))]
             evidence = evidence.update(verdict.margins, failed=verdict.failed)
             count += 1
-        hits.append(count if evidence.peak >= MILLION_TO_ONE else np.inf)
+        hits.append(count if find(evidence) is Verdict.GUILTY else np.inf)
     return float(np.median(hits)), float(np.quantile(hits, 0.95, method="higher"))
 
 

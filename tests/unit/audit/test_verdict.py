@@ -16,7 +16,7 @@ from bombyx.protocol.audit.case import Verdict
 from bombyx.protocol.audit.eprocess import Evidence
 from bombyx.protocol.audit.margin import Margin, Row
 from bombyx.protocol.audit.rate import FLOOR, adapted, rate, selected
-from bombyx.protocol.audit.verdict import Grade, broken, find, judge, scored_ids, taken_in, weigh
+from bombyx.protocol.audit.verdict import SLASH, Grade, broken, find, judge, scored_ids, taken_in, weigh
 from bombyx.protocol.primitives import sha256
 from bombyx.protocol.wire.audit import ALGORITHM, SamplerBlock, SeedSource
 
@@ -103,6 +103,16 @@ def test_attack_one_terrible_answer_convicts_nobody() -> None:
     once = taken_in(Evidence.none(DEFAULT), weigh(made(*[0.0] * 63, 30.0), DEFAULT))
     assert find(once) is Verdict.INNOCENT
     assert find(taken_in(Evidence.none(DEFAULT), broken("text"))) is Verdict.INNOCENT
+
+
+def test_attack_one_answer_of_another_model_convicts_nobody() -> None:
+    """JDG-15: a million to one from one answer is a reason to look again, not a conviction; the third one is."""
+    foreign, evidence = weigh(made(*([0.0] * 3 + [0.9]) * 40), DEFAULT), Evidence.none(DEFAULT)
+    found = []
+    for _ in range(3):
+        evidence = taken_in(evidence, foreign)
+        found.append((evidence.peak >= SLASH, find(evidence)))
+    assert found == [(True, Verdict.ABSTAIN), (True, Verdict.ABSTAIN), (True, Verdict.GUILTY)]
 
 
 def test_a_worker_that_always_swaps_is_found_guilty_in_a_few_answers() -> None:

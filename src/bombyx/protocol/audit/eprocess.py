@@ -25,7 +25,7 @@ from bombyx.protocol.wire.audit import MILLION, Calibration
 
 SHARES: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.4, 0.8)  # of 1/bound: how boldly each bet is placed; below 1
 VERSION: Final = 1
-_HEAD: Final = struct.Struct(">BddQQd")
+_HEAD: Final = struct.Struct(">BddQQQd")
 _ONE: Final = struct.Struct(">d")
 SIZE: Final = _HEAD.size + 2 * len(SHARES) * _ONE.size
 
@@ -62,6 +62,7 @@ class Evidence:
 
     tokens: Bets
     answers: Bets
+    failures: int = 0  # answers that failed: a finding wants several, however bad one was
     peak: float = 0.0  # log10, at or above 0: wealth begins at 1
 
     @classmethod
@@ -74,11 +75,11 @@ class Evidence:
 
     def update(self, margins: Iterable[float], *, failed: bool) -> Evidence:
         """After one more answer: its clipped margins (0 .. 1) and whether it failed."""
-        return self._after(self.tokens.update(margins), self.answers.update((float(failed),)))
+        return self._after(self.tokens.update(margins), failed=failed)
 
     def absent(self) -> Evidence:
         """After a planned canary that brought no receipt: it counts for the worker, or canaries could be dropped."""
-        return self._after(self.tokens, self.answers.update((0.0,)))
+        return self._after(self.tokens, failed=False)
 
     @property
     def log10(self) -> float:
@@ -86,14 +87,21 @@ class Evidence:
         ten = math.log(10)
         return _log_mean((self.tokens.log10 * ten, self.answers.log10 * ten)) / ten
 
-    def _after(self, tokens: Bets, answers: Bets) -> Evidence:
-        after = Evidence(tokens=tokens, answers=answers)
+    def _after(self, tokens: Bets, *, failed: bool) -> Evidence:
+        answers = self.answers.update((float(failed),))
+        after = Evidence(tokens=tokens, answers=answers, failures=self.failures + failed)
         return replace(after, peak=max(self.peak, after.log10))
 
     def encode(self) -> bytes:
         """For a store; not a message."""
         head = _HEAD.pack(
-            VERSION, self.tokens.bound, self.answers.bound, self.tokens.count, self.answers.count, self.peak
+            VERSION,
+            self.tokens.bound,
+            self.answers.bound,
+            self.tokens.count,
+            self.answers.count,
+            self.failures,
+            self.peak,
         )
         return head + b"".join(_ONE.pack(log) for log in (*self.tokens.logs, *self.answers.logs))
 
@@ -102,13 +110,14 @@ class Evidence:
         """Raises `MalformedMessage` for anything `encode` cannot have written."""
         if len(data) != SIZE or data[0] != VERSION:
             raise MalformedMessage(f"evidence of {len(data)} bytes, expected {SIZE}", peer=Peer.UNKNOWN, rule="JDG-14")
-        _, token_bound, answer_bound, token_count, answer_count, peak = _HEAD.unpack_from(data)
+        _, token_bound, answer_bound, token_count, answer_count, failures, peak = _HEAD.unpack_from(data)
         logs = tuple(_ONE.unpack_from(data, _HEAD.size + at * _ONE.size)[0] for at in range(2 * len(SHARES)))
         if not (0 < token_bound < 1 and 0 < answer_bound < 1 and peak >= 0 and all(map(math.isfinite, (*logs, peak)))):
             raise MalformedMessage("evidence with impossible numbers", peer=Peer.UNKNOWN, rule="JDG-14")
         return cls(
             tokens=Bets(bound=token_bound, logs=logs[: len(SHARES)], count=token_count),
             answers=Bets(bound=answer_bound, logs=logs[len(SHARES) :], count=answer_count),
+            failures=failures,
             peak=peak,
         )
 

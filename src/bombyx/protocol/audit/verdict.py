@@ -23,6 +23,7 @@ from bombyx.protocol.wire.audit import MILLION, Calibration, SamplerBlock, SeedS
 
 ALARM: Final = 3.0  # log10 of evidence at which more validators look
 SLASH: Final = 6.0  # log10 of evidence at which a jury finds guilty: false once in a million workers' lives
+FAILURES: Final = 3  # failed answers without which nobody is found guilty, however bad one of them is
 GREY_SHARE: Final = 0.5  # of `mean_fail`: from there an answer is worth a second look
 
 
@@ -130,6 +131,6 @@ def taken_in(evidence: Evidence, verdict: ResponseVerdict | None) -> Evidence:
 
 def find(evidence: Evidence) -> Verdict:
     """What a juror says who judged every answer of the plan itself (JDG-15)."""
-    if evidence.peak >= SLASH:
+    if evidence.peak >= SLASH and evidence.failures >= FAILURES:
         return Verdict.GUILTY
     return Verdict.INNOCENT if evidence.peak < ALARM else Verdict.ABSTAIN

@@ -12,10 +12,10 @@ import logging
 
 from bombyx.errors import BombyxError
 from bombyx.ports import Clock, Entropy, Validation
-from bombyx.protocol.audit.case import Accusation, CaseState, Ending, ValidationParameters
+from bombyx.protocol.audit.case import Accusation, CaseState, Ending, ValidationParameters, Verdict
 from bombyx.protocol.audit.eprocess import Evidence
 from bombyx.protocol.audit.jury import first_epoch
-from bombyx.protocol.audit.verdict import SLASH
+from bombyx.protocol.audit.verdict import SLASH, find
 from bombyx.protocol.primitives import Address, Digest, sha256
 from bombyx.protocol.wire.cases import CaseEvidence, EpochEvidence
 from bombyx.protocol.wire.evidence import ModelManifest
@@ -111,7 +111,7 @@ class Accuser:
             epochs=tuple(epochs),
             bundles=tuple(bundles.values()),
         )
-        return case if (await self._weighed(case)).peak >= SLASH else None
+        return case if find(await self._weighed(case)) is Verdict.GUILTY else None
 
     async def _committed(self, epoch: int) -> bool:
         return await self._validation.plan_of(self._key.address, epoch) is not None
