@@ -20,14 +20,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.scenarios.procs import MODEL, network_of_processes
+from typer.testing import CliRunner
 
 from bombyx.adapters.clock import SystemClock
 from bombyx.adapters.dstack import DstackEnclave
 from bombyx.adapters.dstack_server import AgentServer, SimulatedGuest
 from bombyx.adapters.simulator import WORKER_IMAGE, SimulatedImage, SimulatedPlatform, development_policy
+from bombyx.cli.app import app
 from bombyx.compose.agent_client import build_agent
-from bombyx.errors import MalformedMessage
-from bombyx.protocol.attest import AppraisalPolicy
+from bombyx.errors import ConfigError, MalformedMessage
+from bombyx.protocol.attest import AppraisalPolicy, policy_to_toml
 from bombyx.protocol.attest.appkeys import AppKeys
 from bombyx.protocol.attest.statement import Statement, StatementBody, read_statement
 from bombyx.protocol.primitives import Instant, Secret
@@ -142,7 +144,7 @@ async def _world(folder: Path, example: Path) -> World:
         verified = await _command(home, "-m", "bombyx", "verify", str(file), "--policy", str(policy), "--json")
     return World(
         platform=platform,
-        policy=development_policy(platform, (WORKER_IMAGE, HONEST)),
+        policy=development_policy(platform, (WORKER_IMAGE, HONEST)).offline(),
         honest=made[0],
         other=made[1],
         answered=answer_of(made[0]),
@@ -264,7 +266,7 @@ async def test_a_changed_agent_is_not_believed(world: World) -> None:
     statement = await restated(world.platform, CHANGED, world.answered)
     assert world.checks(statement)["agent: measurement, compose hash and configuration"] is False
     assert not world.accepts(statement)
-    both = development_policy(world.platform, (WORKER_IMAGE, CHANGED))
+    both = development_policy(world.platform, (WORKER_IMAGE, CHANGED)).offline()
     assert world.accepts(statement, both), "it is true of its own code"
 
 
@@ -286,7 +288,7 @@ async def test_other_code_under_the_agents_app_id(world: World) -> None:
     """ENC-5: it would hold the agent's keys; the app id must be the measured code's."""
     borrowed = BorrowedName(name=CHANGED.name, compose=CHANGED.compose)
     statement = await restated(world.platform, borrowed, world.answered)
-    policy = development_policy(world.platform, (WORKER_IMAGE, CHANGED))
+    policy = development_policy(world.platform, (WORKER_IMAGE, CHANGED)).offline()
     checks = world.checks(statement, policy)
     assert checks["agent: its keys are its code's"] is False
     assert {name for name, ok in checks.items() if not ok} == {"agent: its keys are its code's"}
@@ -297,6 +299,30 @@ async def test_a_key_provider_the_quote_did_not_measure(world: World) -> None:
     keys = AppKeys(root=Secret(b"\x03" * 32), app_id=HONEST.app_id)
     checks = world.checks(await restated(world.platform, HONEST, world.answered, keys))
     assert {name for name, ok in checks.items() if not ok} == {"agent: key chain"}
+
+
+async def test_a_key_provider_named_on_the_command_line(world: World, tmp_path: Path) -> None:
+    """ENC-3: dstack's key service signs with a key that no event names: its name is given."""
+    keys = AppKeys(root=Secret(b"\x03" * 32), app_id=HONEST.app_id)
+    file, policy = tmp_path / "statement", tmp_path / "policy.toml"
+    file.write_bytes((await restated(world.platform, HONEST, world.answered, keys)).encode())
+    policy.write_text(policy_to_toml(world.policy))
+
+    def run(*more: str) -> Any:
+        return CliRunner().invoke(app, ["verify", str(file), "--policy", str(policy), *more])
+
+    assert run().exit_code == 1 and "does not lead to the key provider" in run("--json").output
+    assert run("--key-root", keys.root_public.hex(), "--strict").exit_code == 0
+    assert run("--key-root", AppKeys(root=Secret(b"\x04" * 32), app_id=b"").root_public.hex()).exit_code == 1
+    assert isinstance(run("--key-root", "00").exception, ConfigError)
+
+
+def test_a_policy_that_asks_a_chain_accepts_no_statement_offline(world: World) -> None:
+    """ENC-4: what could not be checked is not a pass, and says which line it is."""
+    policy = replace(world.policy, require_chain=True)
+    checks = world.checks(world.honest, policy)
+    assert {name for name, ok in checks.items() if not ok} == {"model: registry and beacon"}
+    assert not world.accepts(world.honest, policy)
 
 
 async def test_an_agent_that_vouches_for_its_own_model(world: World) -> None:

@@ -17,6 +17,8 @@ from bombyx.protocol.attest import (
     Examination,
     Outcome,
     Report,
+    Status,
+    Step,
     Verdict,
     examine,
     recognise,
@@ -37,6 +39,7 @@ class Options(NamedTuple):
     rims: list[Path]
     ocsp: list[Path]
     only: str | None
+    strict: bool
     json: bool
 
 
@@ -48,7 +51,14 @@ def verify_report(data: bytes, policy: AppraisalPolicy, now: Instant, given: Opt
         print_json(as_dict(examination))
     else:
         _show(examination)
-    return EXIT_CODES[examination.verdict]
+    code = EXIT_CODES[examination.verdict]
+    gaps = any(has_gaps(outcome.steps) for outcome in examination.outcomes)
+    return EXIT_CODES[Verdict.UNDECIDED] if given.strict and code == 0 and gaps else code
+
+
+def has_gaps(steps: tuple[Step, ...]) -> bool:
+    """Whether any line, or a part of one, was not checked."""
+    return any(step.status is Status.NOT_CHECKED or str(Status.NOT_CHECKED) in step.detail for step in steps)
 
 
 def opened(data: bytes) -> tuple[Report, AtHand]:

@@ -28,12 +28,18 @@ def is_statement(data: bytes) -> bool:
 
 
 def verify_statement_file(
-    data: bytes, policy: AppraisalPolicy | None, *, now: Instant, endorsements: tuple[bytes, ...], json: bool
+    data: bytes,
+    policy: AppraisalPolicy | None,
+    *,
+    now: Instant,
+    endorsements: tuple[bytes, ...],
+    key_roots: tuple[bytes, ...],
+    json: bool,
 ) -> int:
     """Show it; the exit code: 0 accepted, 1 refused, 3 not enough to decide."""
     if policy is None:
         raise ConfigError("a statement is appraised by a policy: name one with --policy")
-    checks = verify_statement(data, policy, now=now, endorsements=endorsements)
+    checks = verify_statement(data, policy, now=now, endorsements=endorsements, key_roots=key_roots)
     good = accepted(checks)
     if json:
         _, body = read_statement(data)

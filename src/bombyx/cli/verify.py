@@ -2,7 +2,8 @@
 """`bombyx verify FILE`: check evidence of any supported provider, or a receipt with its evidence, offline.
 
 Nothing is fetched: what a file cannot prove by itself is shown as not checked.
-Exit codes: 0 verified, 1 refused, 2 wrong use or settings, 3 not enough to decide.
+Exit codes: 0 verified, 1 refused, 2 wrong use or settings, 3 not enough to decide; with --strict also 3 when any line
+says "not checked".
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bombyx.cli.examined import Options, verify_report
+from bombyx.cli.examined import Options, has_gaps, hexed, verify_report
 from bombyx.cli.files import named_policy, read_bytes
 from bombyx.cli.moments import moment
 from bombyx.cli.output import print_json
 from bombyx.cli.statement import is_statement, verify_statement_file
 from bombyx.config import NetworkDescriptor, default_descriptor_path
 from bombyx.errors import AttestationError, ConfigError, MalformedMessage
-from bombyx.protocol.attest import AppraisalPolicy, Step, appraise, recognise
+from bombyx.protocol.attest import AppraisalPolicy, Status, Step, appraise, recognise
 from bombyx.protocol.primitives import Instant
 from bombyx.protocol.wire.evidence import EvidenceBundle
-from bombyx.roles.client.kept import Check, decode_proof, passed
+from bombyx.roles.client.kept import NO_CHAIN, Check, decode_proof, passed
 from bombyx.roles.client.kept import verify as verify_proof
 
 
@@ -48,16 +49,26 @@ def verify(
     rim: Annotated[list[Path] | None, typer.Option(help="NVIDIA's golden measurements; may repeat")] = None,
     ocsp: Annotated[list[Path] | None, typer.Option(help="OCSP responses for GPU certificates; may repeat")] = None,
     only: Annotated[str | None, typer.Option(help="judge only the part of this name, e.g. model")] = None,
+    key_root: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="a key provider's public key in hex, trusted beside the one measured (statements); may repeat"
+        ),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="exit with 3 when anything is not checked")] = False,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Check a file offline. Exit code 0 only when everything the policy asks for is proven."""
     data, now = read_bytes(file), moment(at)
-    given = Options(nonce, report_data, endorsements or [], tokens or [], jwks, rim or [], ocsp or [], only, json)
+    files = (endorsements or [], tokens or [], jwks, rim or [], ocsp or [])
+    given = Options(nonce, report_data, *files, only, strict, json)
     if _is_proof(data):
         _verify_proof(data, policy_of(policy), given)
     elif is_statement(data):
         endorsed = tuple(read_bytes(path) for path in endorsements or [])
-        raise typer.Exit(verify_statement_file(data, policy_of(policy), now=now, endorsements=endorsed, json=json))
+        roots = tuple(hexed(one, "--key-root", 33) for one in key_root or [])
+        sources = {"endorsements": endorsed, "key_roots": roots}
+        raise typer.Exit(verify_statement_file(data, policy_of(policy), now=now, json=json, **sources))
     elif _is_bundle(data):
         _verify_bundle(data, policy_of(policy), now, given)
     else:
@@ -80,7 +91,8 @@ def _is_bundle(data: bytes) -> bool:
 def _verify_proof(data: bytes, policy: AppraisalPolicy | None, given: Options) -> None:
     checks = verify_proof(decode_proof(data), policy=policy)
     show_checks(checks, json=given.json)
-    raise typer.Exit(0 if passed(checks) else 1)
+    gaps = given.strict and any(check.ok is None for check in checks)
+    raise typer.Exit(1 if not passed(checks) else 3 if gaps else 0)
 
 
 def policy_of(named: str | Path | None) -> AppraisalPolicy | None:
@@ -112,7 +124,12 @@ def _verify_bundle(data: bytes, policy: AppraisalPolicy | None, at: Instant, giv
     except AttestationError as error:
         _show_steps(error.steps, str(error), json=given.json)
         raise typer.Exit(1) from None
-    _show_steps(result.steps, f"trust class {result.trust_class}", json=given.json, trust_class=str(result.trust_class))
+    steps, trust_class = result.steps, str(result.trust_class)
+    if policy.require_chain:
+        relaxed = Step(number=11, name="registry and beacon", status=Status.NOT_CHECKED, detail=NO_CHAIN)
+        steps = (*steps, relaxed)
+    _show_steps(steps, f"trust class {trust_class}", json=given.json, trust_class=trust_class)
+    raise typer.Exit(3 if given.strict and has_gaps(steps) else 0)
 
 
 def _show_steps(steps: tuple[Step, ...], verdict: str, *, json: bool, trust_class: str | None = None) -> None:

@@ -83,8 +83,9 @@ async def run_inside(image: Image, program: Path, arguments: Sequence[str], plat
 
 
 def policy_for(image: Image, platform: Path | None) -> str:
-    """TOML that accepts this image and the worker's, as `simulated`."""
-    return policy_to_toml(development_policy(load_platform(platform), (WORKER_IMAGE, image)))
+    """TOML that accepts this image and the worker's, as `simulated`; for files, so no chain is asked."""
+    accepted = development_policy(load_platform(platform), (WORKER_IMAGE, image))
+    return policy_to_toml(accepted.offline())
 
 
 def load_platform(folder: Path | None) -> SimulatedPlatform:

@@ -280,6 +280,7 @@ async def test_capture_pin_verify_as_a_person_types_them(services: Services, tmp
     code, answer, _ = await run("verify", kept, "--policy", pinned, *at, "--json")
     parsed = orjson.loads(answer)
     assert code == 0 and parsed["passed"] and parsed["parts"][0]["trust_class"] == "simulated"
+    assert (await run("verify", kept, "--policy", pinned, *at, "--strict"))[0] == 3  # no golden measurements at hand
     assert (await run("verify", kept, "--policy", pinned, *at, "--nonce", "00" * 32))[0] == 1
     assert (await run("verify", kept, *at))[0] == 1  # a simulator is nothing to the production preset
     assert (await run("verify", kept, "--policy", pinned, "--at", "yesterday"))[0] == 2

@@ -33,7 +33,9 @@ async def test_a_proof_holds_offline(pair: Pair) -> None:
     """CLI-8: everything is recomputed; what cannot be is named."""
     proof = decode_proof((await proved(pair)).encode())
     checks = verify(proof, policy=development_policy(pair.platform))
-    assert passed(checks) and [c.name for c in checks if c.ok is None] == ["usage opening"]
+    assert passed(checks) and [c.name for c in checks if c.ok is None] == ["registry and beacon", "usage opening"]
+    offline = verify(proof, policy=development_policy(pair.platform).offline())
+    assert passed(offline) and [c.name for c in offline if c.ok is None] == ["usage opening"]
     assert [c.name for c in verify(proof, policy=None) if c.ok is None] == ["evidence appraised", "usage opening"]
 
 
@@ -41,7 +43,7 @@ async def test_kept_openings_are_checked_too() -> None:
     """RCT-6: where output ids are kept, the commitment is opened again; they never leave with a proof for others."""
     pair = await make_pair(keep_openings=True)
     proof = await proved(pair)
-    assert all(c.ok for c in verify(proof, policy=development_policy(pair.platform)))
+    assert all(c.ok for c in verify(proof, policy=development_policy(pair.platform).offline()))
     shared = await pair.client.book.proof("last", with_usage=False)
     assert not shared.kept.usage and not shared.kept.salt
 
@@ -114,11 +116,15 @@ async def test_the_verify_command(pair: Pair, tmp_path: Path) -> None:
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
 
-    def run(name: str) -> tuple[int, str]:
-        result = CliRunner().invoke(app, ["verify", str(tmp_path / name), "--policy", str(tmp_path / "policy")])
+    def run(name: str, *more: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, ["verify", str(tmp_path / name), "--policy", str(tmp_path / "policy"), *more])
         return result.exit_code, result.output
 
     assert run("proof")[0] == 0 and run("bundle")[0] == 0
     assert "trust class simulated" in run("bundle")[1]
     assert run("forged")[0] == 1 and "FAILED" in run("forged")[1]
     assert run("garbage")[0] == 1
+    for name in ("proof", "bundle"):  # what the policy asks of a chain is not passed over: it is a line of its own
+        assert "registry and beacon" in run(name)[1] and "none is asked offline" in run(name, "--json")[1]
+        assert run(name, "--strict")[0] == 3
+    assert run("forged", "--strict")[0] == 1

@@ -77,6 +77,9 @@ class Proof(Message):
     price_sheet: bytes
 
 
+NO_CHAIN: Final = "not checked: the policy requires a chain to confirm registry and beacon, and none is asked offline"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """One line of a verification: `ok` True, False, or None for "not checked"."""
@@ -104,6 +107,8 @@ def verify(proof: Proof, *, policy: AppraisalPolicy | None) -> tuple[Check, ...]
     kept = proof.kept
     run("evidence bundle is the one named", lambda: _same(sha256(proof.bundle), kept.bundle, "bundle"))
     run("evidence appraised", lambda: _appraised(proof, policy))
+    if policy is not None and policy.require_chain:
+        checks.append(Check(name="registry and beacon", ok=None, detail=NO_CHAIN))
     run("signed by the attested receipt key", lambda: _signed(proof))
     run("receipts follow one another", lambda: _linked(kept))
     run("receipt names the request", lambda: _request(kept))
