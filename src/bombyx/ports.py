@@ -210,6 +210,11 @@ class Ledger(Protocol):
         """Sender: the payer or its authorizer, after the delay."""
         ...
 
+    async def leaving(self) -> frozenset[Digest] | None:
+        """Channels whose payers began to withdraw since this process last asked; each at least once, some again. None:
+        it is not known, and whatever depends on it must look at its channels."""
+        ...
+
     async def refund(
         self, channel: Digest, amount: Amount, nonce: int, signature: bytes, *, signer: SigningKey
     ) -> Digest:

@@ -19,6 +19,7 @@ from tests.scenarios.procs import Processes
 
 from bombyx.adapters.evm import AddressBook, EvmLedger, Rpc
 from bombyx.adapters.sqlite_file import unpack
+from bombyx.ports import Store
 from bombyx.protocol.pay.payee import PayeeBook, PayeeTerms
 from bombyx.protocol.pay.payer import PayerChannel, PayerPolicy
 from bombyx.protocol.primitives import Address, Digest
@@ -27,6 +28,7 @@ from bombyx.protocol.wire.receipt import SignedReceipt
 from bombyx.roles.client.kept import KeptReceipt
 
 Charges = dict[bytes, int]  # by request id
+Rows = list[tuple[bytes, bytes]]
 
 
 @dataclass
@@ -51,7 +53,7 @@ class Accounts:
 
     def faults(self) -> list[str]:
         """Every sentence is money in the wrong place."""
-        found = []
+        found = [] if self.client and self.worker else ["no channel is booked: nothing was read"]
         for name, hops in (("client", self.client), ("worker", self.worker)):
             for channel, hop in hops.items():
                 what = f"{name} channel {channel.hex()[:8]}"
@@ -97,15 +99,16 @@ def _paid_for(charges: Charges) -> Charges:
 
 async def settled(
     net: Processes, *, clients: tuple[str, ...] = ("client",), workers: tuple[str, ...] = ("worker-0",),
-    within: float = 40.0,
+    within: float = 40.0, shared: Store | None = None,
 ) -> Accounts:  # fmt: skip
-    """Wait until every account on chain equals what the receipts say. Raises with what does not."""
+    """Wait until every account on chain equals what the receipts say. Raises with what does not. `shared`: where the
+    proxy's replicas keep their books."""
     book = AddressBook.from_dict(net.children["devnet"].ready["contracts"])
     ledger = EvmLedger(Rpc(net.children["devnet"].ready["url"].split(",")), book)
     until = time.monotonic() + within
     try:
         while True:
-            accounts = await read(net, ledger, clients, workers)
+            accounts = await read(net, ledger, clients, workers, shared)
             if not (faults := accounts.faults()):
                 return accounts
             if time.monotonic() > until:
@@ -115,22 +118,27 @@ async def settled(
         await ledger.close()
 
 
-async def read(net: Processes, ledger: EvmLedger, clients: tuple[str, ...], workers: tuple[str, ...]) -> Accounts:
+async def read(
+    net: Processes, ledger: EvmLedger, clients: tuple[str, ...], workers: tuple[str, ...], shared: Store | None = None
+) -> Accounts:
     domain = settlement_domain(ledger.book.chain_id, ledger.book.settlement)
     found = Accounts()
-    proxy = net.state("proxy") / "proxy.db"
-    found.client = _payee(proxy, "proxy_payee", domain)
+    own = net.state("proxy") / "proxy.db"
+    payee, payer = [
+        await shared.scan(table) if shared else _rows(own, table) for table in ("proxy_payee", "proxy_payer")
+    ]
+    found.client = _payee(payee, domain)
     for name in workers:
         store = net.state(name) / "worker.db"
-        found.worker |= _payee(store, "worker_book", domain)
+        found.worker |= _payee(_rows(store, "worker_book"), domain)
         for _, row in _rows(store, "worker_receipts"):
             receipt = SignedReceipt.decode(row).receipt
             known = found.worker_receipts.get(bytes(receipt.request_id), 0)
             found.worker_receipts[bytes(receipt.request_id)] = max(known, receipt.charge)
-    _payer(proxy, "proxy_payer", domain, found.worker)
+    _payer(payer, domain, found.worker)
     for name in clients:
         store = net.state(name) / "client.db"
-        _payer(store, "client_channel", domain, found.client)
+        _payer(_rows(store, "client_channel"), domain, found.client)
         for key, row in _rows(store, "client_receipt"):
             kept = KeptReceipt.decode(row)
             if kept.outcome == "complete":
@@ -141,11 +149,9 @@ async def read(net: Processes, ledger: EvmLedger, clients: tuple[str, ...], work
     return found
 
 
-def _payee(store: Path, table: str, domain: Digest) -> dict[Digest, Hop]:
+def _payee(rows: Rows, domain: Digest) -> dict[Digest, Hop]:
     nobody = Address.zero()
-    book = PayeeBook.load(
-        PayeeTerms(receiver=nobody, receiver_authorizer=nobody, token=nobody), domain, _rows(store, table)
-    )
+    book = PayeeBook.load(PayeeTerms(receiver=nobody, receiver_authorizer=nobody, token=nobody), domain, rows)
     found = {}
     for channel in book.channels:
         account = book.account(channel)
@@ -154,16 +160,16 @@ def _payee(store: Path, table: str, domain: Digest) -> dict[Digest, Hop]:
     return found
 
 
-def _payer(store: Path, table: str, domain: Digest, hops: dict[Digest, Hop]) -> None:
+def _payer(rows: Rows, domain: Digest, hops: dict[Digest, Hop]) -> None:
     policy = PayerPolicy(budget=1, window=1)
-    for channel in PayerChannel.load(domain, policy, _rows(store, table)):
+    for channel in PayerChannel.load(domain, policy, rows):
         if channel.id in hops:
             hops[channel.id].payer |= {bytes(name): charge for name, charge in channel._finished._charges.items()}
             hops[channel.id].payer |= {bytes(name): charge for name, charge in channel.left.items() if charge}
         assert channel.frozen is None, channel.frozen
 
 
-def _rows(store: Path, table: str) -> list[tuple[bytes, bytes]]:
+def _rows(store: Path, table: str) -> Rows:
     if not store.exists():
         return []
     return [(key, value) for (name, key), value in sorted(_everything(store).items()) if name == table]

@@ -66,14 +66,20 @@ class ReplicaProcesses(Processes):
 
 @asynccontextmanager
 async def network_of_replicas(
-    folder: Path, *, replicas: int = 2, workers: int = 1, chain: str = "memory"
+    folder: Path,
+    *,
+    replicas: int = 2,
+    workers: int = 1,
+    chain: str = "memory",
+    chain_arguments: tuple[str, ...] = (),
+    environment: dict[str, str] | None = None,
 ) -> AsyncIterator[ReplicaProcesses]:
     """Devnet, PostgreSQL, proxies over it, workers, client."""
     url = await postgres_server().database()
     net = ReplicaProcesses(folder=folder, policy=new_simulated_platform(folder / "simulated-platform"))
-    net.environment = {"BOMBYX_PROXY_STORE": url}
+    net.environment = {"BOMBYX_PROXY_STORE": url, **(environment or {})}
     try:
-        await net.start_devnet(chain)
+        await net.start_devnet(chain, *chain_arguments)
         for number in range(replicas):
             await net.start_replica(f"proxy-{number}")
         await asyncio.gather(*(net.start_worker(f"worker-{n}") for n in range(workers)))

@@ -22,8 +22,11 @@ from tests.scenarios.relay import Mood, Relay
 from tests.scenarios.test_kills import Reading, ask, read
 
 from bombyx.adapters.evm import Rpc
+from bombyx.adapters.evm.fees import GWEI, Fees
+from bombyx.adapters.evm.outbox import Call, signed
 from bombyx.adapters.evm.rpc import as_int
-from bombyx.adapters.evm.transactions import GWEI
+from bombyx.protocol.primitives import Secret
+from bombyx.protocol.wire.signing import SigningKey
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
 
@@ -81,6 +84,14 @@ def node_stopped(relay: Relay) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
+async def strangers_transaction(node: Rpc) -> str:
+    """Of an account that nobody else knows: all there is in the blocks that take the place of ours."""
+    stranger = SigningKey(Secret(os.urandom(32)))
+    await node.call("anvil_setBalance", str(stranger.address), hex(10**18))
+    call, fees = Call(to=stranger.address, data=b"", gas=21_000), Fees(tip=GWEI, limit=1_000 * GWEI)
+    return "0x" + signed(call, chain_id=await node.chain_id(), nonce=0, fees=fees, signer=stranger).raw.hex()
+
+
 def _words(path: Path) -> list[bytes]:
     try:
         return path.read_bytes().split(b"\0")
@@ -88,13 +99,14 @@ def _words(path: Path) -> list[bytes]:
         return []
 
 
-async def test_a_node_that_stops_for_a_while(net: tuple[Processes, Relay]) -> None:
-    """PAY-4, LEDGER-2: answers go on without a chain; what was earned meanwhile is claimed when it is back."""
+async def test_a_node_that_stops_for_a_minute(net: tuple[Processes, Relay]) -> None:
+    """PAY-4, LEDGER-2: for a minute answers go on without a chain; what was earned meanwhile is claimed after it."""
     running, relay = net
     with node_stopped(relay):
         assert await talk(running, 2) == 2
-        await asyncio.sleep(22)
-        assert await talk(running, 1) == 1
+        for _ in range(4):
+            await asyncio.sleep(15)
+            assert await talk(running, 1) == 1
     assert (await ask(running)).text
     await settled(running, within=60)
 
@@ -153,6 +165,24 @@ async def test_a_reorg_takes_a_deposit_and_its_claims(net: tuple[Processes, Rela
     assert (await ask(running)).text
     after = await settled(running, clients=tuple(running.clients), within=90)
     assert sum(hop.paid for hop in after.client.values()) > sum(hop.paid for hop in found.client.values())
+    await node.close()
+
+
+@pytest.mark.parametrize("depth", [DEPTH, 30])
+async def test_a_reorg_by_the_node_itself(net: tuple[Processes, Relay], depth: int) -> None:
+    """PAY-15, LEDGER-4, LEDGER-9: `anvil_reorg`: as many blocks anew, none of our transactions in them but one that
+    is not ours; as deep as everybody waits for, and far deeper. Requests go on meanwhile."""
+    running, relay = net
+    node = Rpc([relay.upstream])
+    clients = tuple(running.clients)
+    assert (await ask(running, tokens=24)).text
+    talking = asyncio.create_task(talk(running, 3))
+    for _ in range(2):
+        await asyncio.sleep(1.0)
+        await node.call("anvil_reorg", depth, [[await strangers_transaction(node), 0]])
+    await talking
+    assert (await ask(running)).text
+    await settled(running, clients=clients, within=90)
     await node.close()
 
 

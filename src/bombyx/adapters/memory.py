@@ -98,6 +98,9 @@ class MemoryLedger:
     async def finalize_withdraw(self, channel: Digest, *, signer: SigningKey) -> Digest:
         return self.chain.finalize_withdraw(signer.address, channel)
 
+    async def leaving(self) -> frozenset[Digest] | None:
+        return None
+
     async def refund(
         self, channel: Digest, amount: Amount, nonce: int, signature: bytes, *, signer: SigningKey
     ) -> Digest:

@@ -46,11 +46,11 @@ def open_store(path: Path, *, released: Callable[[], None] = lambda: None) -> St
 
 def open_ledger(network: NetworkDescriptor, state: Path | None = None) -> HttpLedger | EvmLedger:
     """The chain a descriptor names: an EVM chain by its address book, else the in-memory one. `state`: the folder this
-    process holds, where it keeps the transactions it has under way."""
+    process holds, where it keeps the transactions it has under way and the last block it looked at."""
     if network.contracts is None:
         return HttpLedger(network.chain_url)
     book = AddressBook.from_dict(network.contracts)
-    return EvmLedger(Rpc(network.chain_url.split(","), chain_id=book.chain_id), book, sent=sent_store(state))
+    return EvmLedger(Rpc(network.chain_url.split(","), chain_id=book.chain_id), book, kept=chain_store(state))
 
 
 def stakes_of(ledger: HttpLedger | EvmLedger) -> Stakes | None:
@@ -65,7 +65,7 @@ def validation_of(ledger: HttpLedger | EvmLedger) -> Validation | None:
     return EvmValidation(ledger) if isinstance(ledger, EvmLedger) and judged else None
 
 
-def sent_store(state: Path | None) -> Store | None:
+def chain_store(state: Path | None) -> Store | None:
     """Beside the role's own books, for replicas share those, and what a process has under way is its own."""
     return open_store(state / "chain.db") if state is not None else None
 

@@ -21,7 +21,7 @@ from bombyx.adapters.keys import KeyFiles
 from bombyx.adapters.keystore import Keystore, Work, seal, unseal, write_new
 from bombyx.adapters.ledger_http import HttpLedger
 from bombyx.adapters.rpc_signer import RpcSigner
-from bombyx.compose.service import open_ledger, sent_store
+from bombyx.compose.service import chain_store, open_ledger
 from bombyx.config import ClientConfig, NetworkDescriptor, passphrase_file
 from bombyx.errors import ConfigError
 from bombyx.ports import Ledger
@@ -153,7 +153,7 @@ def client_ledger(
         account = Address.parse(config.signer_account)
     except ValueError:
         raise ConfigError("client.signer_account is the owner's address at the signer", rule="WAL-6") from None
-    return ExternallyOwned(ledger.rpc, ledger.book, RpcSigner(config.signer, account), sent=sent_store(state))
+    return ExternallyOwned(ledger.rpc, ledger.book, RpcSigner(config.signer, account), kept=chain_store(state))
 
 
 async def kept_keys(config: ClientConfig, state: Path, ledger: Ledger, ask: Ask | None) -> ClientKeys:

@@ -20,6 +20,7 @@ _CLAIMS: Final = f"(({_CONFIG},uint128),bytes,uint128)[]"
 _CONFIG_WORDS: Final = 7
 _LINE_WORDS: Final = 7
 ROLES: Final = {OperatorRole.PROXY: 1, OperatorRole.WORKER: 2, OperatorRole.VALIDATOR: 3}
+WITHDRAW_INITIATED: Final = keccak256(b"WithdrawInitiated(bytes32,uint128,uint40)")
 CHANNEL_CREATED: Final = keccak256(f"ChannelCreated(bytes32,{_CONFIG})".encode())
 OPERATOR_UPDATED: Final = keccak256(b"OperatorUpdated(address,uint8,address,address,string,bytes,bytes32,bytes32[])")
 MAX_CALL_IN_MULTICALL: Final = 8192  # bytes; BatchSettlement.multicall

@@ -41,9 +41,9 @@ class ExternallyOwned(EvmLedger):
         signer: Signer,
         *,
         patience: Patience | None = None,
-        sent: Store | None = None,
+        kept: Store | None = None,
     ) -> None:
-        super().__init__(rpc, book, patience=patience, sent=sent)
+        super().__init__(rpc, book, patience=patience, kept=kept)
         self._signer = signer
 
     async def deposit(self, config: ChannelConfig, amount: Amount, *, signer: SigningKey) -> Digest:

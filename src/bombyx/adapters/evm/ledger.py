@@ -17,6 +17,7 @@ from bombyx.adapters.evm import calls
 from bombyx.adapters.evm.abi import Reader, call
 from bombyx.adapters.evm.deploy import DEV_MINTER, AddressBook
 from bombyx.adapters.evm.fees import Patience
+from bombyx.adapters.evm.follower import Follower, topic
 from bombyx.adapters.evm.refusals import refusal
 from bombyx.adapters.evm.rpc import Rpc, RpcError, as_bytes, as_int
 from bombyx.adapters.evm.transactions import Mined, Transactions
@@ -42,12 +43,16 @@ class EvmLedger:
     """One chain, one address book. `Rpc` may know several nodes."""
 
     def __init__(
-        self, rpc: Rpc, book: AddressBook, *, patience: Patience | None = None, sent: Store | None = None
+        self, rpc: Rpc, book: AddressBook, *, patience: Patience | None = None, kept: Store | None = None
     ) -> None:
-        """`sent`: where transactions under way are kept, a store of this process alone; closed with the ledger."""
+        """`kept`: where transactions under way and the last block looked at outlive the process: a store of this
+        process alone, closed with the ledger."""
         self.rpc = rpc
         self.book = book
-        self.transactions = Transactions(rpc, patience=patience or Patience(confirmations=book.reorg_depth), sent=sent)
+        self.transactions = Transactions(rpc, patience=patience or Patience(confirmations=book.reorg_depth), sent=kept)
+        self._withdrawals = self._follower(book.settlement, calls.WITHDRAW_INITIATED, kept)
+        self._registry = self._follower(book.registry, None, None)
+        self._listed: dict[OperatorRole, tuple[Operator, ...]] = {}
         self._configs: dict[Digest, ChannelConfig] = {}
         self._lines: dict[Digest, Operator] = {}
         self._fuelled: set[Address] = set()
@@ -61,12 +66,15 @@ class EvmLedger:
     async def head(self) -> BlockHeader:
         """The newest block that is deep enough to stay."""
         number = as_int(await self._ask("eth_blockNumber"))
-        tag = hex(max(0, number - self.book.reorg_depth))
+        return await self._header(max(0, number - self.book.reorg_depth))
+
+    async def _header(self, number: int | None) -> BlockHeader:
+        tag = "latest" if number is None else hex(number)
         return _header(await self._ask("eth_getBlockByNumber", tag, False))
 
     async def newest(self) -> BlockHeader:
         """The newest block, which a reorg may take: what contracts hold deadlines against."""
-        return _header(await self._ask("eth_getBlockByNumber", "latest", False))
+        return await self._header(None)
 
     async def block(self, block_hash: Digest) -> BlockHeader | None:
         found = await self._ask("eth_getBlockByHash", str(block_hash), False)
@@ -164,6 +172,12 @@ class EvmLedger:
         config = await self._known_config(channel)
         return await self._send(self.book.settlement, calls.finalize_withdraw(config), signer)
 
+    async def leaving(self) -> frozenset[Digest] | None:
+        """From the contract's events since the last block that was looked at, over restarts. None after a reorg that is
+        deeper than usual, and the first time."""
+        news = await self._withdrawals.look()
+        return frozenset(topic(log, 1) for log in news.logs) if news.certain else None
+
     async def refund(
         self, channel: Digest, amount: Amount, nonce: int, signature: bytes, *, signer: SigningKey
     ) -> Digest:
@@ -199,7 +213,21 @@ class EvmLedger:
         return await self._send(self.book.registry, calls.register(operator), signer)
 
     async def operators(self, role: OperatorRole) -> tuple[Operator, ...]:
-        """In address order, so that everybody draws from the same list. Lines are cached by their digests."""
+        """In address order, so that everybody draws from the same list. Lines are cached by their digests; a list of
+        several pages is kept while the registry logs nothing."""
+        known = self._listed.get(role, ())
+        if len(known) >= PAGE and not await self._stirred() and role in self._listed:
+            return known
+        self._listed[role] = found = await self._read_operators(role)
+        return found
+
+    async def _stirred(self) -> bool:
+        changed = (await self._registry.look()).changed
+        if changed:
+            self._listed.clear()
+        return changed
+
+    async def _read_operators(self, role: OperatorRole) -> tuple[Operator, ...]:
         count = Reader(await self._view(self.book.registry, calls.member_count(role), 32)).uint(0)
         found: list[calls.Line] = []
         for start in range(0, count, PAGE):
@@ -243,17 +271,35 @@ class EvmLedger:
 
     # --- the node ---
 
+    def _follower(self, contract: Address, event: Digest | None, store: Store | None) -> Follower:
+        book = self.book
+        return Follower(
+            contract,
+            event,
+            book.reorg_depth,
+            chain_id=book.chain_id,
+            logs=self._logs,
+            header=self._header,
+            store=store,
+        )
+
     async def mined(self, to: Address, data: bytes, signer: SigningKey) -> Mined:
         """Any call of any contract, mined. For what stands beside this ledger and shares its nonces."""
-        if self.book.development and signer.address not in self._fuelled:
-            await self._ask("anvil_setBalance", str(signer.address), hex(GAS_MONEY))
-            self._fuelled.add(signer.address)
+        await self._fuel(signer)
         try:
             return await self.transactions.send(to, data, signer=signer)
         except PaymentError as error:
-            if error.rule == "LEDGER-6":
-                self._fuelled.discard(signer.address)  # a reorg of a development chain takes the gas money too
-            raise
+            if error.rule != "LEDGER-6" or not self.book.development:
+                raise
+        self._fuelled.discard(signer.address)  # a reorg of a development chain took the gas money too
+        await self._fuel(signer)
+        return await self.transactions.send(to, data, signer=signer)
+
+    async def _fuel(self, signer: SigningKey) -> None:
+        """Gas comes from nowhere, on development chains; elsewhere the account's owner brings it."""
+        if self.book.development and signer.address not in self._fuelled:
+            await self._ask("anvil_setBalance", str(signer.address), hex(GAS_MONEY))
+            self._fuelled.add(signer.address)
 
     async def _send(self, to: Address, data: bytes, signer: SigningKey) -> Digest:
         return (await self.mined(to, data, signer)).hash

@@ -353,12 +353,18 @@ class PayeeBook:
         """What to present to the chain now: enough is owed, or for long enough, or the payer is leaving (PAY-15)."""
         found = self.channel(channel)
         owed = found.charged - max(found.claimed, view.total_claimed)
-        if owed <= 0:
-            return None
-        old = now >= found.owed_since.plus(seconds=self.terms.claim_age)
-        if not (owed >= self.terms.claim_threshold or old or view.withdrawing or found.phase is not Phase.OPEN):
+        if owed <= 0 or not (view.withdrawing or self._worth_claiming(found, owed, now)):
             return None
         return self.claim_now(channel, view=view)
+
+    def due(self, channel: Digest, now: Instant) -> bool:
+        """Whether a claim is due whatever the payer does, by our own books."""
+        found = self.channel(channel)
+        return found.owed > 0 and self._worth_claiming(found, found.owed, now)
+
+    def _worth_claiming(self, channel: PayeeChannel, owed: int, now: Instant) -> bool:
+        old = now >= channel.owed_since.plus(seconds=self.terms.claim_age)
+        return owed >= self.terms.claim_threshold or old or channel.phase is not Phase.OPEN
 
     def claim_now(self, channel: Digest, *, view: ChannelView | None = None) -> Claim | None:
         """Everything charged so far, whatever the thresholds say; None when nothing is owed. With `view`, no more than
