@@ -185,6 +185,16 @@ LIVES: Final = (
         ),
     ),
     Life(
+        name="a payer's ten channels as deposited by default: the first by authorization, then an approval, nine by it",
+        steps=(
+            ("deposit by authorization, new channel", 1 / 10),
+            ("approve, once a payer", 1 / 10),
+            ("deposit by allowance, new channel", 9 / 10),
+            ("claim of 50, a channel", 1),
+            ("settle, later", 1 / BATCH),
+        ),
+    ),
+    Life(
         name="topped up, claimed with 49 others",
         steps=(
             ("deposit by allowance, top-up", 1),

@@ -361,6 +361,23 @@ async def test_deposits_from_an_allowance(made: tuple[MiningRpc, EvmLedger]) -> 
     assert view is not None and view.balance == 200
 
 
+async def test_an_allowance_is_given_when_it_pays_for_itself(made: tuple[MiningRpc, EvmLedger]) -> None:
+    """PAY-2: an account's first deposit is one transaction; its second brings the approval, and the rest are cheap."""
+    rpc, ledger = made
+    config, settlement = config_for(ledger.book), ledger.book.settlement
+    spender = ledger.book.allowance_collector
+    for count, to in ((1, settlement), (3, spender), (4, spender)):
+        await ledger.deposit(config, Amount(100), signer=PAYER)
+        assert as_int(await rpc.call("eth_getTransactionCount", str(PAYER.address), "latest")) == count
+        (last,) = (await rpc.call("eth_getBlockByNumber", "latest", True))["transactions"]
+        assert Address.parse(last["to"]) == to
+    another = ledger_on(rpc, ledger.book)
+    await another.deposit(config, Amount(100), signer=PAYER)
+    assert as_int(await rpc.call("eth_getTransactionCount", str(PAYER.address), "latest")) == 5
+    view = await another.channel(config.channel_id(settlement_domain(ledger.book.chain_id, settlement)))
+    assert view is not None and view.balance == 400
+
+
 async def test_a_batch_too_large_for_one_transaction(made: tuple[MiningRpc, EvmLedger]) -> None:
     """PAY-15: fifty channels: claimed in one transaction, swept in another."""
     _, ledger = made

@@ -45,6 +45,8 @@ POINTS = [
     Point("proxy", "the final receipt is kept", "proxy_receipt", 2),
     Point("proxy", "the request is settled", "proxy_payee", 2),
     Point("proxy", "its own claim is booked", "proxy_payee", 3),
+    Point("proxy", "its claim's transaction is written down", "evm_sent", 1),
+    Point("proxy", "its claim's transaction is forgotten", "evm_sent", 2),
     Point("proxy", "a cancelled request is settled", "proxy_payee", 2, leave=True),
     Point("proxy", "a new worker's channel is opened", "proxy_payer", 1, boot="worker-0"),
     Point("worker", "a request is reserved", "worker_book", 1),
@@ -52,15 +54,18 @@ POINTS = [
     Point("worker", "the final receipt is written", "worker_receipts", 2),
     Point("worker", "a cancelled request's final is written", "worker_finished", 1, leave=True),
     Point("worker", "its own claim is booked", "worker_book", 3),
+    Point("worker", "its claim's transaction is written down", "evm_sent", 1),
     Point("client", "a payment is signed", "client_channel", 1),
     Point("client", "the receipt and the charge are written", "client_receipt", 1),
     Point("client", "an answer is left", "client_channel", 2, leave=True),
     Point("client", "the channel is made", "client_channel", 1, boot="fresh"),
     Point("client", "the first payment is signed", "client_channel", 2, boot="fresh"),
+    Point("client", "the deposit's transaction is written down", "evm_sent", 1, boot="fresh"),
+    Point("client", "the deposit's transaction is forgotten", "evm_sent", 2, boot="fresh"),
 ]
 # Written in one batch with a table above, or of no worth: copies of what is public, the secret of a draw.
 BESIDE = {"client_receipt_time", "worker_running", "worker_finished"}
-WORTHLESS = {"client_blob", "client_secret", "worker_receipt_time"}
+WORTHLESS = {"client_blob", "client_secret", "worker_receipt_time", "evm_seen"}
 OFTEN = {
     f"BOMBYX_{role}_CLAIM_{name}": value
     for role in ("PROXY", "WORKER")
@@ -163,7 +168,7 @@ async def test_killed(networks: Networks, point: Point, when: str) -> None:
     """PAY-17, RCT-3, PAY-15: nothing promised is lost, nothing is paid twice, the books go on."""
     net = await networks.of(point.role)
     if point.boot == "fresh":
-        await fresh_client(net, f"client-{when}-{point.batch}")
+        await fresh_client(net, f"client-{when}-{point.table}-{point.batch}")
     cut = len((await settled(net, clients=tuple(net.clients))).cut())
     net.orders.write_text(f"{when}:{point.table}:{point.batch}")
     await provoke(net, point)
@@ -182,5 +187,5 @@ def _list_is_whole(net: Processes) -> None:
     """PAY-17: every table a role writes to is a point of the list, or of no worth."""
     store = {"proxy": "proxy", "worker": "worker-0", "client": net.clients[-1]}[net.mortal]
     named = {point.table for point in POINTS if point.role == net.mortal}
-    found = tables(net.state(store) / f"{net.mortal}.db")
+    found = tables(net.state(store) / f"{net.mortal}.db") | tables(net.state(store) / "chain.db")
     assert found - named <= BESIDE | WORTHLESS

@@ -53,7 +53,8 @@ DEV_MINTER: Final = SigningKey(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddressBook:
-    """The contracts of one chain. `deposit_by`: "erc3009" (one transaction) or "allowance" (cheaper, once approved)."""
+    """The contracts of one chain. `deposit_by`: "erc3009" (one transaction), "allowance" (cheaper, once approved), or
+    "auto": an account's first deposit by the one, its later ones by the other (docs/adr/0011)."""
 
     chain_id: int
     settlement: Address
@@ -73,7 +74,7 @@ class AddressBook:
     validation_registry: Address = NOBODY
     first_block: int = 0  # nothing of ours is in older blocks
     reorg_depth: int = 0  # blocks that may still be replaced
-    deposit_by: str = "erc3009"
+    deposit_by: str = "auto"
     development: bool = False  # tokens and gas come from nowhere
 
     @property

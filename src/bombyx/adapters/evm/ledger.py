@@ -56,6 +56,7 @@ class EvmLedger:
         self._configs: dict[Digest, ChannelConfig] = {}
         self._lines: dict[Digest, Operator] = {}
         self._fuelled: set[Address] = set()
+        self._depositors: set[Address] = set()  # accounts that have deposited through this ledger
         self._token_domain: Digest | None = None
 
     # --- blocks and accounts ---
@@ -97,21 +98,26 @@ class EvmLedger:
             raise PaymentError("a deposit is sent by its payer", peer=Peer.CHAIN, rule="LEDGER-1")
         if config.token != self.book.token:
             raise PaymentError("the channel is in another token", peer=Peer.CHAIN, rule="LEDGER-1")
-        if self.book.deposit_by == "allowance":
-            await self._allow(config, amount, signer)
+        if await self._allowed(config.payer, amount, signer):
             done = await self._send(self.book.allowance_collector, calls.deposit_from_allowance(config, amount), signer)
         else:
             data = await self._authorization(config, amount, signer)
             call_data = calls.deposit(config, amount, self.book.erc3009_collector, data)
             done = await self._send(self.book.settlement, call_data, signer)
         self._configs[config.channel_id(self._domain)] = config
+        self._depositors.add(config.payer)
         return done
 
-    async def _allow(self, config: ChannelConfig, amount: int, signer: SigningKey) -> None:
-        """An allowance without limit, once: the collector spends it in its owner's own calls only."""
-        if signer.address != config.payer:
-            raise PaymentError("a deposit is sent by its payer", peer=Peer.CHAIN, rule="LEDGER-1")
-        await self.allow(self.book.allowance_collector, amount, signer)
+    async def _allowed(self, payer: Address, amount: int, signer: SigningKey) -> bool:
+        """Whether to deposit from an allowance. One without limit is given once, where it pays for itself: from an
+        account's second deposit on. The collector spends it in its owner's own calls only."""
+        how, spender = self.book.deposit_by, self.book.allowance_collector
+        if how == "erc3009":
+            return False
+        if how == "auto" and payer not in self._depositors and await self._allowance(payer, spender) < amount:
+            return False
+        await self.allow(spender, amount, signer)
+        return True
 
     async def _authorization(self, config: ChannelConfig, amount: int, signer: SigningKey) -> bytes:
         if self._token_domain is None:
@@ -319,11 +325,11 @@ class EvmLedger:
 
     async def allow(self, spender: Address, amount: int, signer: SigningKey) -> None:
         """Let a contract take `amount` of the signer's tokens, or any amount once it needed to be told."""
-        allowed = await self._view_uint(
-            self.book.token, "allowance(address,address)", word(signer.address), word(spender)
-        )
-        if allowed < amount:
+        if await self._allowance(signer.address, spender) < amount:
             await self._send(self.book.token, calls.approve(spender, 2**256 - 1), signer)
+
+    async def _allowance(self, owner: Address, spender: Address) -> int:
+        return await self._view_uint(self.book.token, "allowance(address,address)", word(owner), word(spender))
 
     async def _ask(self, method: str, *params: Any) -> Any:
         try:

@@ -22,6 +22,7 @@ from bombyx.roles.client.blobs import Blobs
 from bombyx.roles.client.settings import ClientSettings, ProxyLine
 
 _NONE: Final[Mapping[Address, Offer]] = {}
+ASK_AGAIN: Final = 10.0  # seconds after which a chain that did not answer is asked again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,13 @@ class Model:
     operators: int  # that list it
 
 
+@dataclass(slots=True, kw_only=True)
+class _Lines:
+    lines: dict[Address, Operator]
+    read_at: float
+    until: float
+
+
 class Network:
     """Fetches and remembers; everything it returns was checked against the registry."""
 
@@ -61,18 +69,30 @@ class Network:
         self._clock = clock
         self._ledger = ledger
         self._blobs = blobs
-        self._registry: dict[OperatorRole, tuple[float, dict[Address, Operator]]] = {}
+        self._registry: dict[OperatorRole, _Lines] = {}
         self._views: dict[tuple[Address, str], View] = {}  # replicas of one proxy have one address
         self._readers: dict[tuple[Address, str], DirectoryReader] = {}
         self._locks: dict[tuple[Address, str], asyncio.Lock] = {}
 
     async def operators(self, role: OperatorRole, *, fresh: bool = False) -> dict[Address, Operator]:
-        """The registry's lines of one role, by address; at most `registry_seconds` old."""
+        """The registry's lines of one role, by address; at most `registry_seconds` old. While the chain does not answer
+        older ones serve, for `registry_stale_seconds`, unless they must be `fresh`."""
         known = self._registry.get(role)
-        if known is not None and not fresh and known[0] > self._clock.monotonic():
-            return known[1]
-        found = {operator.address: operator for operator in await self._ledger.operators(role)}
-        self._registry[role] = (self._clock.monotonic() + self._settings.registry_seconds, found)
+        if known is not None and not fresh and known.until > self._clock.monotonic():
+            return known.lines
+        try:
+            found = {operator.address: operator for operator in await self._ledger.operators(role)}
+        except Unavailable:
+            if (
+                known is None
+                or fresh
+                or self._clock.monotonic() > known.read_at + self._settings.registry_stale_seconds
+            ):
+                raise
+            known.until = self._clock.monotonic() + ASK_AGAIN
+            return known.lines
+        now = self._clock.monotonic()
+        self._registry[role] = _Lines(lines=found, read_at=now, until=now + self._settings.registry_seconds)
         return found
 
     async def proxy(self, line: ProxyLine, *, fresh: bool = False) -> Operator:

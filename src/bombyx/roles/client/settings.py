@@ -66,6 +66,7 @@ class ClientSettings:
     withdrawal_seconds: float = 60.0  # how often withdrawals under way are looked at
     directory_seconds: float = 10.0  # how long a proxy's directory is used before it is asked again
     registry_seconds: float = 30.0
+    registry_stale_seconds: float = 300.0  # how old it may get while the chain does not answer
     keep_openings: bool = False  # keep output ids beside receipts; they spell the answers
     models: tuple[tuple[str, Digest], ...] = ()  # names pinned to a manifest by the user
     endpoint_hosts: tuple[str, ...] = ()  # further Host names the endpoint answers to; loopback names always
