@@ -273,12 +273,12 @@ async def test_two_processes_with_one_key(made: tuple[MiningRpc, EvmLedger]) -> 
 async def test_gas_above_the_cap_waits(made: tuple[MiningRpc, EvmLedger]) -> None:
     """LEDGER-6: a spike in fees is not paid; nothing is sent."""
     rpc, ledger = made
-    sent = await rpc.call("eth_getTransactionCount", str(DEV_MINTER.address), "pending")
+    before = await rpc.call("eth_getTransactionCount", str(DEV_MINTER.address), "pending")
     await rpc.call("anvil_setNextBlockBaseFeePerGas", hex(900 * GWEI))
     await rpc.call("evm_mine")
     with pytest.raises(Unavailable, match="gas costs"):
         await ledger.faucet(STRANGER.address, 1)
-    assert await rpc.call("eth_getTransactionCount", str(DEV_MINTER.address), "pending") == sent
+    assert await rpc.call("eth_getTransactionCount", str(DEV_MINTER.address), "pending") == before
 
 
 async def test_an_account_without_gas_money_is_told_so(made: tuple[MiningRpc, EvmLedger]) -> None:

@@ -33,18 +33,19 @@ ME = DEV_MINTER.address
 
 
 class Held:
-    """A development node whose blocks come when they are asked for."""
+    """A development node whose blocks come when they are asked for. Nonces are counted from the test's beginning."""
 
     def __init__(self, rpc: Rpc, book: AddressBook) -> None:
         self.rpc = rpc
         self.book = book
+        self.first = 0
 
     async def mine(self, blocks: int = 1) -> None:
         for _ in range(blocks):
             await self.rpc.call("evm_mine")
 
     async def count(self, tag: str = "latest") -> int:
-        return as_int(await self.rpc.call("eth_getTransactionCount", str(ME), tag))
+        return as_int(await self.rpc.call("eth_getTransactionCount", str(ME), tag)) - self.first
 
     async def held(self, tag: str) -> list[dict[str, Any]]:
         return list((await self.rpc.call("eth_getBlockByNumber", tag, True))["transactions"])
@@ -73,10 +74,13 @@ class Held:
 
     async def put(self, nonce: int, fees: Fees) -> Sent:
         """Another process' transaction with the same key."""
-        empty = Call(to=ME, data=b"", gas=30_000)
-        one = signed(empty, chain_id=self.book.chain_id, nonce=nonce, fees=fees, signer=DEV_MINTER)
+        one = self.other(nonce, fees)
         await self.rpc.call("eth_sendRawTransaction", "0x" + one.raw.hex())
         return one
+
+    def other(self, nonce: int, fees: Fees) -> Sent:
+        empty = Call(to=ME, data=b"", gas=30_000)
+        return signed(empty, chain_id=self.book.chain_id, nonce=self.first + nonce, fees=fees, signer=DEV_MINTER)
 
 
 @pytest.fixture
@@ -84,7 +88,9 @@ async def node() -> AsyncIterator[Held]:
     async with seeded() as (running, _, book):
         rpc = Rpc([running.url])
         await rpc.call("evm_setIntervalMining", 0)
-        yield Held(rpc, book)
+        node = Held(rpc, book)
+        node.first = await node.count()
+        yield node
         await rpc.close()
 
 
@@ -149,7 +155,7 @@ async def test_a_strangers_transaction_that_holds_ours_up_is_overruled(node: Hel
 
     async def overruled() -> bool:
         first = (await node.held("pending"))[0]
-        return first["hash"] != str(stuck.hash) and as_int(first["nonce"]) == 0
+        return first["hash"] != str(stuck.hash) and as_int(first["nonce"]) == node.first
 
     await node.until(overruled)
     await node.mine()
@@ -193,9 +199,7 @@ async def test_the_nodes_own_reorg_with_another_transaction_in_our_place(node: H
     await pooled(node, 1)
     await node.mine()
     assert await node.minted() == 1
-    empty = Call(to=ME, data=b"", gas=30_000)
-    fees = Fees(tip=2 * GWEI, limit=60 * GWEI)
-    other = signed(empty, chain_id=node.book.chain_id, nonce=0, fees=fees, signer=DEV_MINTER)
+    other = node.other(0, Fees(tip=2 * GWEI, limit=60 * GWEI))
     await node.rpc.call("anvil_reorg", 2, [["0x" + other.raw.hex(), 0]])
     assert (await node.minted(), await node.count()) == (0, 1)
 
