@@ -18,6 +18,7 @@ from bombyx.adapters.token_gaps import TokenIndex
 from bombyx.adapters.websocket import WebSocketDialer
 from bombyx.compose.enclave import enclave_device, vendor_endorsements
 from bombyx.compose.external import external
+from bombyx.compose.rooting import keep_roots
 from bombyx.compose.service import Service, fund, open_clock, open_ledger, open_store
 from bombyx.config import NetworkDescriptor, WorkerConfig
 from bombyx.errors import ConfigError
@@ -73,6 +74,7 @@ async def start(config: WorkerConfig, network: NetworkDescriptor, state: Path) -
     )
     await worker.start()
     service.stack.push_async_callback(worker.stop)
+    await keep_roots(service, ledger, store, worker.receipt_key, operator)
     await asyncio.wait_for(worker.ready.wait(), READY_SECONDS)
     service.drain = worker.drain
     service.facts |= {

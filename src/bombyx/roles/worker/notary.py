@@ -46,6 +46,11 @@ class Notary:
         self._retention = retention
         self._seq = 0
 
+    @property
+    def address(self) -> Address:
+        """Of the receipt key."""
+        return self._key.address
+
     def next_seq(self) -> int:
         self._seq += 1
         return self._seq

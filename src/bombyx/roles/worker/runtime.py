@@ -88,6 +88,11 @@ class Worker:
         return self._operator.address
 
     @property
+    def receipt_key(self) -> Address:
+        """Of this boot. Raises `Unavailable` before the start."""
+        return self._booted.notary.address
+
+    @property
     def keyset(self) -> Keyset:
         """The keyset of now."""
         return self._period.keyset
