@@ -7,7 +7,7 @@ FAST := -m "not slow and not live"
 WORKERS := 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow check fmt docs bench fuzz lock clean
+.PHONY: help setup run test test-slow check fmt docs bench soak fuzz lock clean
 .PHONY: check-format check-lint check-types check-imports check-docs
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make test-slow  the long ones: kill lists, outages, networks of processes"
 	@echo "make check      format, lint, strict types, import rules, docs"
 	@echo "make bench      the benchmarks, in their quick form; writes docs/benchmarks.md"
+	@echo "make soak       10 minutes of load, a restart, overload; every book held against every other (SOAK_SECONDS=60 for less)"
 	@echo "make fuzz       fuzz every parser, 5 minutes each (FUZZ_SECONDS=60 for less)"
 	@echo "make fmt        format the code"
 	@echo "make docs       check links, anchors and commands in the documents"
@@ -57,6 +58,9 @@ docs: setup check-docs
 
 bench: setup
 	$(BIN)/python bench/_document.py $(ARGS)
+
+soak: setup
+	SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python bench/soak.py $(ARGS)
 
 # Atheris is no part of the locked environment: it is fetched beside it, when asked for.
 FUZZ_SECONDS := 300

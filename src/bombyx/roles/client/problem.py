@@ -26,6 +26,7 @@ from bombyx.errors import (
     UntrustedProxyError,
 )
 
+RETRY_AFTER: Final = 1.0  # seconds, where whoever turned the request away did not say
 _TYPES: Final = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -61,9 +62,11 @@ def problem_body(error: BombyxError, *, param: str | None = None) -> bytes:
 def problem_headers(error: BombyxError, *, sent: bool) -> dict[str, str]:
     """`sent`: the sealed request may have reached a worker."""
     headers = {"content-type": "application/json"}
+    retry_after = error.retry_after if isinstance(error, Unavailable | UntrustedProxyError) else None
     if not _may_retry(error, sent=sent):
         headers["x-should-retry"] = "false"
-    retry_after = error.retry_after if isinstance(error, Unavailable | UntrustedProxyError) else None
+    elif status_of(error) in (429, 503) and retry_after is None:
+        retry_after = RETRY_AFTER
     if retry_after is not None:
         headers["retry-after"] = str(max(1, math.ceil(retry_after)))
     return headers
