@@ -204,6 +204,14 @@ def test_a_signer_of_golden_values_who_was_revoked() -> None:
         check_signers(manifests, (revoked,), NOW)
 
 
+def test_an_answer_that_names_its_issuer_by_a_hash_nobody_knows() -> None:
+    """ATT-9: found by fuzzing: one bit of the algorithm's identifier, and the answer could not be read to its end."""
+    raw = GOOD[0].replace(bytes.fromhex("0609608648016503040201"), bytes.fromhex("060960c848016503040201"), 1)
+    assert raw != GOOD[0]
+    with pytest.raises(MalformedMessage):
+        check_chains(CHAINS, (raw, GOOD[1]), NOW, "these")
+
+
 @pytest.mark.parametrize("raw", [b"", b"\x30\x03\x0a\x01\x01", b"\x00" * 20_000])
 def test_what_is_no_ocsp_response(raw: bytes) -> None:
     """ATT-9."""
