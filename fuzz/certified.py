@@ -22,6 +22,7 @@ from bombyx.protocol.attest import (
 )
 from bombyx.protocol.attest.appkeys import Algorithm, AppKeys, chain_root, verify
 from bombyx.protocol.attest.claims import BootClaims, QuoteClaims
+from bombyx.protocol.attest.dstack_binary import BinaryAttestation, parse_attestation
 from bombyx.protocol.attest.events import write_event_log
 from bombyx.protocol.attest.expected import BootFacts, expect
 from bombyx.protocol.attest.guest import GuestInfo, check_guest
@@ -133,6 +134,15 @@ def agent(data: bytes) -> None:
         assert not finding.done or x509.load_pem_x509_certificates(data)[0] in APP.chain
 
 
+def attestation(data: bytes) -> None:
+    """The quote that is read is the one that is written back."""
+    read = parse_attestation(data)
+    assert parse_attestation(read.encode()).quote == read.quote
+
+
+ATTESTED = BinaryAttestation(
+    quote=PLATFORM.quote(ENCLAVE.report(NONCE)), events=ENCLAVE.events, report_data=bytes(64), config="{}"
+)
 KMS = PROVIDER.kms(NOW)
 APP = PROVIDER.app_certificate(KMS, NODE_IMAGE.app_id, NOW)
 BOOT = BootClaims(app_id=NODE_IMAGE.app_id, key_provider=key_provider_of(KMS))
@@ -163,6 +173,7 @@ CERTIFIED: dict[str, tuple[Seeds, Callable[[bytes], object]]] = {
         lambda: [b"\x00" + DOCUMENT, b"\x26" + ENCLAVE.key_provider + DOCUMENT],
         configuration,
     ),
+    "dstack_attestation": (lambda: [ATTESTED.encode()], attestation),
     "app_certificate": (lambda: [APP.pem()], agent),
     "key_chain": (lambda: [b"".join(IDENTITY.chain) + IDENTITY.public], chain),
 }

@@ -29,6 +29,7 @@ from bombyx.adapters.dstack_server import SimulatedGuest, tls
 from bombyx.adapters.processes import Child, start_child, stop_children
 from bombyx.adapters.simulator import SimulatedImage, SimulatedPlatform
 from bombyx.protocol.attest.appkeys import Algorithm, chain_root, public_of
+from bombyx.protocol.attest.dstack_binary import parse_attestation
 from bombyx.protocol.primitives import Secret
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -124,6 +125,9 @@ def _check_common(told: dict[str, Any], platform: SimulatedPlatform) -> None:
     raw = bytes.fromhex(told["quote"].removeprefix("0x"))
     assert [told["replayed"][n] for n in range(4)] == [raw[376 + 48 * n : 424 + 48 * n].hex() for n in range(4)]
     assert "said" in told["event_log"]
+    attested = parse_attestation(bytes.fromhex(told["attestation"].removeprefix("0x")))
+    assert attested.report_data == b"x".ljust(64, b"\0") and attested.events[-1].name == "said"
+    assert _report_data(attested.quote.hex(), platform) == attested.report_data.hex()
     for checked in told["signatures"].values():
         assert checked == [True, False, 3]
     assert told["tls"] == ["-----BEGIN PRIVATE KEY-----", 2, 32]

@@ -27,6 +27,7 @@ const quote = await client.getQuote("hello");
 told.quote = quote.quote.replace(/^0x/, "");
 told.event_log = quote.event_log;
 told.replayed = quote.replayRtmrs();
+told.attestation = (await client.attest("x")).attestation;
 told.version = (await client.version()).version;
 
 told.signatures = {};

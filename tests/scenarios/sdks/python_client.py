@@ -41,7 +41,7 @@ told["quote"] = quote.decode_quote().hex()
 told["event_log"] = quote.event_log
 told["replayed"] = [quote.replay_rtmrs()[n] for n in range(4)]
 told["events"] = [event.event for event in quote.decode_event_log()]
-told["attestation"] = json.loads(client.attest(b"x").decode_attestation())["report_data"]
+told["attestation"] = client.attest(b"x").decode_attestation().hex()
 
 told["signatures"] = {}
 for algorithm, data in (

@@ -3,7 +3,7 @@
 
 Not here: the path a call came by (`serve.py`) and what it needs done (`guest.py`, `tls.py`, protocol/attest/appkeys).
 Differences from the real agent, both by choice: EmitEvent is still served (upstream removed it, clients still call
-it), and Attest answers the quote's JSON in hex, not dstack's versioned binary form.
+it), and Attest answers version 0 of dstack's binary form (SCALE), where newer agents answer version 1 (MessagePack).
 
 Always: arguments are bounded and of their type; a call nobody knows is `BadRequest` 404.
 """
@@ -11,7 +11,6 @@ Always: arguments are bounded and of their type; a call nobody knows is `BadRequ
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from typing import Any, Final
@@ -24,6 +23,7 @@ from bombyx.errors import BadRequest, MalformedMessage
 from bombyx.ports import Clock
 from bombyx.protocol.attest import appkeys
 from bombyx.protocol.attest.appkeys import Algorithm
+from bombyx.protocol.attest.dstack_binary import BinaryAttestation
 
 MAX_FIELD: Final = 65_536  # characters of one argument
 Arguments = dict[str, Any]
@@ -78,8 +78,15 @@ class GuestAgent:
         return await self.guest.quote(_hex(arguments, "report_data"))
 
     async def _attest(self, arguments: Arguments) -> Answer:
+        """dstack's versioned attestation, version 0. A shorter report data is filled as for a quote."""
         made = await self._quote(arguments)
-        return {"attestation": json.dumps(made, sort_keys=True, separators=(",", ":")).encode().hex()}
+        attested = BinaryAttestation(
+            quote=bytes.fromhex(made["quote"]),
+            events=self.guest.events,
+            report_data=bytes.fromhex(made["report_data"]),
+            config=made["vm_config"],
+        )
+        return {"attestation": attested.encode().hex()}
 
     async def _emit(self, arguments: Arguments) -> Answer:
         self.guest.emit(_text(arguments, "event"), _hex(arguments, "payload"))

@@ -13,6 +13,7 @@ from bombyx.errors import MalformedMessage
 from bombyx.protocol.attest import bare, near, nras, phala
 from bombyx.protocol.attest import fields as read
 from bombyx.protocol.attest.archive import KEY, Archive
+from bombyx.protocol.attest.dstack_binary import parse_attestation
 from bombyx.protocol.attest.report import Report
 from bombyx.protocol.wire.evidence import EvidenceBundle
 
@@ -53,6 +54,9 @@ def _document(raw: bytes) -> Report:
         return phala.parse(document)
     if "evidence_list" in document:
         return bare.gpu(document, raw)
+    attestation = read.hexed(document, "attestation") if document.keys() <= {"attestation", "gpu_evidence"} else None
+    if attestation:  # what dstack's Attest answers
+        return _binary(attestation)
     for name in ("quote", "intel_quote"):  # what dstack's GetQuote and Tappd.TdxQuote answer
         if isinstance(document.get(name), str):
             return _dstack(document, name)
@@ -71,6 +75,16 @@ def _dstack(document: read.Fields, name: str) -> Report:
         config=config.encode("utf-8", "surrogatepass") if config else None,
     )
     return Report(form="dstack quote", parts=(part,))
+
+
+def _binary(raw: bytes) -> Report:
+    found = parse_attestation(raw)
+    if not bare.technology_of(found.quote):
+        raise read.malformed("an attestation without a quote")
+    [part] = bare.quote(found.quote).parts
+    config = read.text(read.mapping({"": found.config}, ""), "mr_config")
+    part = replace(part, event_log=found.event_log(), config=config.encode() if config else None)
+    return Report(form="dstack attestation", parts=(part,))
 
 
 def _decoded(raw: bytes) -> bytes:
