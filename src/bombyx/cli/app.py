@@ -9,6 +9,7 @@ from importlib.metadata import version as installed_version
 import typer
 from rich.console import Console
 
+from bombyx.cli.calibrate import calibrate
 from bombyx.cli.channel import app as channel_app
 from bombyx.cli.chat import app as chat_app
 from bombyx.cli.conformance import conformance
@@ -50,6 +51,7 @@ app.command()(devnet)
 app.command()(deploy)
 app.command()(verify)
 app.command()(doctor)
+app.command()(calibrate)
 app.add_typer(chat_app)
 app.add_typer(receipts_app, name="receipts")
 app.command()(conformance)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import aiohttp
 
+from bombyx.adapters.calibrations import shipped_calibration
 from bombyx.adapters.engine_auditable import ENGINE, AuditableEngine
 from bombyx.adapters.engine_embedded import EmbeddedOptions
 from bombyx.adapters.entropy import SystemEntropy
@@ -133,5 +134,6 @@ async def _embedded(config: WorkerConfig) -> ServedModel:
         arguments=(*options.arguments(), f"--sampler={ALGORITHM}"),
         context=config.context,
         parameters=facts.parameters,
+        calibration=shipped_calibration(digest),
     )
     return ServedModel(manifest=manifest, engine=engine, token_table=table)

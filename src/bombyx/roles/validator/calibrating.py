@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures what honest answers of a model look like: asks engines that run it, re-runs what they say (spec JDG-6).
+
+Every engine given is honest by construction: ours, on this machine, with the weights in hand. They differ in threads,
+slots and how many answers run at once, which is what moves logits. Prefill against decode is in every answer.
+
+Not here: engines and weights (`compose`), the bound itself (`protocol/audit/calibration.py`).
+Always: an answer that cannot be re-run ends the measurement; leaving it out would make the rest look better.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bombyx.errors import ConfigError, EngineUnavailable
+from bombyx.ports import AuditAsk, Engine, EngineChunk, EngineEnd, EngineRequest, EngineUsage, Prefill
+from bombyx.protocol.audit.asked import CHAT, COMPLETIONS
+from bombyx.protocol.audit.margin import needed
+from bombyx.protocol.audit.seed import choice_seed
+from bombyx.protocol.audit.verdict import ResponseVerdict, judge, scored_ids
+from bombyx.protocol.primitives import Digest, tagged_hash
+from bombyx.protocol.wire.audit import Calibration
+
+DEADLINE: Final = 600.0  # seconds of one answer on a busy machine
+GREEDY_EVERY: Final = 8  # one answer of so many is asked for at temperature 0
+_SUBJECTS: Final = (
+    "photosynthesis", "compound interest", "the French Revolution", "TCP and UDP", "sourdough bread", "black holes",
+    "public key cryptography", "vaccines", "inflation", "chess", "the water cycle", "recursion", "electric cars",
+    "jazz", "plate tectonics", "time zones", "honey bees", "solar panels", "bicycle maintenance", "coffee",
+    "volcanoes", "sleep", "origami",
+)  # fmt: skip
+_FORMS: Final = (
+    "Explain {} to a ten year old.", "Write a short poem about {}.", "List five facts about {}.",
+    "Write a Python function whose docstring mentions {}.", "Give me a quiz question about {} and its answer.",
+    "Write a polite email to a colleague about {}.", "What are common mistakes concerning {}?",
+    "Erkläre auf Deutsch: {}.", "Escribe un párrafo sobre {}.", "Make a table with two columns about {}.",
+    "Write a JSON object that describes {}.", "Write a dialogue between two friends about {}.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """One honest configuration."""
+
+    name: str
+    engine: Engine
+    at_once: int  # answers asked for at the same time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """The model that is measured."""
+
+    name: str  # what its engines call it
+    prefill: Prefill
+    ends: tuple[int, ...]
+    chats: bool  # it has a chat template
+
+
+def question(number: int) -> str:
+    """276 of them, then they repeat with other seeds."""
+    subject, turn = number % len(_SUBJECTS), number // len(_SUBJECTS)
+    return _FORMS[(turn + 5 * subject) % len(_FORMS)].format(_SUBJECTS[subject])
+
+
+async def measure(
+    way: Way, subject: Subject, start: Calibration, *, first: int, count: int, tokens: int, told: Callable[[], None]
+) -> list[ResponseVerdict]:
+    """Verdicts on `count` honest answers of up to `tokens` tokens. Raises `ConfigError` if they cannot be re-run."""
+    gate = asyncio.Semaphore(way.at_once)
+
+    async def one(number: int) -> ResponseVerdict:
+        async with gate:
+            root = tagged_hash("bombyx calibration v1", number.to_bytes(8))
+            path, body = _request(number, subject, tokens)
+            usage = await _answered(way.engine, path, body, root, tokens)
+            verdict = await _judged(subject, start, path, body, root, usage)
+        told()
+        return verdict
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(number)) for number in range(first, first + count)]
+    except ExceptionGroup as several:
+        raise several.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+def _request(number: int, subject: Subject, tokens: int) -> tuple[str, bytes]:
+    body: dict[str, Any] = {"model": subject.name, "max_tokens": tokens}
+    if number % GREEDY_EVERY == 0:
+        body["temperature"] = 0
+    if subject.chats:
+        return CHAT, json.dumps(body | {"messages": [{"role": "user", "content": question(number)}]}).encode()
+    return COMPLETIONS, json.dumps(body | {"prompt": question(number)}).encode()
+
+
+async def _answered(engine: Engine, path: str, body: bytes, root: Digest, tokens: int) -> EngineUsage:
+    request = EngineRequest(
+        path=path, body=body, stream=False, cache_salt=root, max_output=tokens, deadline_seconds=DEADLINE,
+        audit=AuditAsk(root=root),
+    )  # fmt: skip
+    refusal = b""
+    async with contextlib.aclosing(_typed(engine, request)) as events:
+        async for event in events:
+            if isinstance(event, EngineChunk):
+                refusal = event.data[:200]
+            elif isinstance(event, EngineEnd):
+                usage = event.usage
+                if usage.audit is None or not usage.ids:
+                    why = usage.audit_why or refusal.decode(errors="replace")
+                    raise ConfigError(f"this engine's answers cannot be re-run: {why}", rule="JDG-6")
+                return usage
+    raise EngineUnavailable("an answer without an end")
+
+
+def _typed(engine: Engine, request: EngineRequest) -> Any:
+    return engine.run(request)  # an asynchronous generator, whatever the port calls it
+
+
+async def _judged(
+    subject: Subject, start: Calibration, path: str, body: bytes, root: Digest, usage: EngineUsage
+) -> ResponseVerdict:
+    audit, ids = usage.audit, usage.ids
+    assert audit is not None
+    assert ids
+    prompt = await subject.prefill.render(path, body)
+    if prompt != audit.prompt_ids:
+        raise ConfigError("engine and prefill make different prompts of one request: other templates?", rule="JDG-6")
+    scored = scored_ids(ids[0], finish=usage.finish[0], ends=subject.ends, stopped_by_text=False)
+    rows = await subject.prefill.score(prompt, scored, top=needed(audit.sampler, start, len(scored)))
+    return judge(rows, scored, sampler=audit.sampler, seed=choice_seed(root, 0), calibration=start)
+
+
+def shares(count: int, ways: Sequence[object]) -> list[int]:
+    """How many of `count` answers each configuration gives."""
+    return [count // len(ways) + (place < count % len(ways)) for place in range(len(ways))]
