@@ -11,7 +11,7 @@ from tests.onchain.conftest import AUTHORIZER, PAYER, RECEIVER, SESSION, STRANGE
 from tests.onchain.devnet import QUICK, MiningRpc, seeded
 
 from bombyx.adapters.evm import AddressBook, EvmLedger
-from bombyx.adapters.evm import ledger as ledger_module
+from bombyx.adapters.evm import operators as operators_module
 from bombyx.adapters.evm.follower import TABLE, topic
 from bombyx.adapters.memory import MemoryStore
 from bombyx.errors import Unavailable
@@ -138,7 +138,7 @@ async def test_a_long_registry_is_read_again_only_when_it_changed(
     chain: tuple[MiningRpc, AddressBook], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """LEDGER-5, LEDGER-10: a line more, a changed one, one that a reorg took: each is seen at once."""
-    monkeypatch.setattr(ledger_module, "PAGE", 2)
+    monkeypatch.setattr(operators_module, "PAGE", 2)
     rpc, _ = chain
     ledger = process(chain)
     for key in (PAYER, RECEIVER, AUTHORIZER):

@@ -63,7 +63,7 @@ class ExternallyOwned(EvmLedger):
     async def _authorized(self, config: ChannelConfig, amount: Amount, before: int, nonce: Digest) -> bytes:
         token, collector = self.book.token, self.book.erc3009_collector
         name, version = [
-            Reader(await self._view(token, call(f"{what}()"))).blob(0).decode() for what in ("name", "version")
+            Reader(await self.answer(token, call(f"{what}()"))).blob(0).decode() for what in ("name", "version")
         ]
         domain = domain_separator(name, version, self.book.chain_id, token)
         words = (word(config.payer), word(collector), word(amount), word(0), word(before), nonce)

@@ -9,10 +9,10 @@ of what was read before, it says so, and everything must be looked at; the place
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from bombyx.adapters.evm.reading import ChainReader
 from bombyx.adapters.evm.rpc import as_bytes, as_int
 from bombyx.errors import Unavailable
 from bombyx.ports import Store, Write
@@ -22,8 +22,6 @@ from bombyx.protocol.wire.evidence import BlockHeader
 TABLE: Final = "evm_seen"  # chain id, contract, event -> where we are
 MORE: Final = 4  # blocks read again beyond the reorg depth: of nodes behind one address, one may be behind
 Log = dict[str, Any]
-Logs = Callable[[Address, Sequence[str | None], int, int], Awaitable[list[Log]]]
-Header = Callable[[int | None], Awaitable[BlockHeader]]  # None: the newest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,32 +46,23 @@ class Follower:
     anew."""
 
     def __init__(
-        self,
-        contract: Address,
-        event: Digest | None,
-        depth: int,
-        *,
-        chain_id: int,
-        logs: Logs,
-        header: Header,
-        store: Store | None = None,
+        self, chain: ChainReader, contract: Address, event: Digest | None = None, *, store: Store | None = None
     ) -> None:
+        self._chain = chain
         self._contract = contract
         self._topics = [str(event)] if event is not None else []
-        self._depth = depth
-        self._key = chain_id.to_bytes(8) + contract + (event or Digest.zero())
-        self._logs = logs
-        self._header = header
+        self._depth = chain.book.reorg_depth
+        self._key = chain.book.chain_id.to_bytes(8) + contract + (event or Digest.zero())
         self._store = store
         self._place: _Place | None = None
         self._known: frozenset[tuple[int, bytes, int]] = frozenset()
 
     async def look(self) -> News:
         """Raises `Unavailable`; then nothing is taken as read."""
-        head, place = await self._header(None), self._place or await self._stored()
+        head, place = await self._chain.header(None), self._place or await self._stored()
         certain = place is not None and await self._stands(place, head)
         first = place.read - self._depth - MORE + 1 if certain and place is not None else head.number + 1
-        logs = await self._logs(self._contract, self._topics, max(0, first), head.number) if certain else []
+        logs = await self._chain.logs(self._contract, self._topics, max(0, first), head.number) if certain else []
         found = frozenset(map(_name, logs))
         changed = found != frozenset(name for name in self._known if name[0] >= first)
         await self._go_to(head)
@@ -84,10 +73,10 @@ class Follower:
         """Whether what was read before is part of the chain still."""
         if head.number < place.anchor:
             return False
-        return (await self._header(place.anchor)).hash == place.anchor_hash
+        return (await self._chain.header(place.anchor)).hash == place.anchor_hash
 
     async def _go_to(self, head: BlockHeader) -> None:
-        anchor = await self._header(max(0, head.number - self._depth)) if self._depth else head
+        anchor = await self._chain.header(max(0, head.number - self._depth)) if self._depth else head
         place = _Place(read=head.number, anchor=anchor.number, anchor_hash=anchor.hash)
         if self._store is not None:
             row = json.dumps([place.read, place.anchor, str(place.anchor_hash)]).encode()

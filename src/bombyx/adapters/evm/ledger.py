@@ -11,27 +11,25 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from bombyx.adapters.evm import calls
 from bombyx.adapters.evm.abi import Reader, call
 from bombyx.adapters.evm.deploy import DEV_MINTER, AddressBook
 from bombyx.adapters.evm.fees import Patience
 from bombyx.adapters.evm.follower import Follower, topic
-from bombyx.adapters.evm.refusals import refusal
-from bombyx.adapters.evm.rpc import Rpc, RpcError, as_bytes, as_int
+from bombyx.adapters.evm.operators import Operators
+from bombyx.adapters.evm.reading import ChainReader
+from bombyx.adapters.evm.rpc import Rpc, as_int
 from bombyx.adapters.evm.transactions import Mined, Transactions
 from bombyx.errors import PaymentError, Peer, Unavailable
 from bombyx.ports import MAX_PUBLISHERS, ChannelView, Claim, LedgerInfo, Operator, OperatorRole, Store
-from bombyx.protocol.primitives import MAX_AMOUNT, Address, Amount, Digest, Instant, keccak256
+from bombyx.protocol.primitives import MAX_AMOUNT, Address, Amount, Digest, keccak256
 from bombyx.protocol.wire.channel import ChannelConfig, settlement_domain
 from bombyx.protocol.wire.eip712 import struct_hash, type_hash, typed_digest, word
-from bombyx.protocol.wire.evidence import BlockHeader
 from bombyx.protocol.wire.signing import SigningKey
 
 AUTHORIZATION_LIFE: Final = 3_600  # seconds an EIP-3009 authorization stays valid
-PAGE: Final = 256  # operators in one answer
-MIN_SPAN: Final = 16  # blocks; a node that cannot give the logs of so few is broken
 GAS_MONEY: Final = 10**19  # wei, on development chains
 _RECEIVE: Final = type_hash(
     "ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,"
@@ -39,22 +37,19 @@ _RECEIVE: Final = type_hash(
 )
 
 
-class EvmLedger:
-    """One chain, one address book. `Rpc` may know several nodes."""
+class EvmLedger(ChainReader):
+    """One account book of channels, operators and publishers."""
 
     def __init__(
         self, rpc: Rpc, book: AddressBook, *, patience: Patience | None = None, kept: Store | None = None
     ) -> None:
         """`kept`: where transactions under way and the last block looked at outlive the process: a store of this
         process alone, closed with the ledger."""
-        self.rpc = rpc
-        self.book = book
+        super().__init__(rpc, book)
         self.transactions = Transactions(rpc, patience=patience or Patience(confirmations=book.reorg_depth), sent=kept)
-        self._withdrawals = self._follower(book.settlement, calls.WITHDRAW_INITIATED, kept)
-        self._registry = self._follower(book.registry, None, None)
-        self._listed: dict[OperatorRole, tuple[Operator, ...]] = {}
+        self._withdrawals = Follower(self, book.settlement, calls.WITHDRAW_INITIATED, store=kept)
+        self._operators = Operators(self, Follower(self, book.registry))
         self._configs: dict[Digest, ChannelConfig] = {}
-        self._lines: dict[Digest, Operator] = {}
         self._fuelled: set[Address] = set()
         self._depositors: set[Address] = set()  # accounts that have deposited through this ledger
         self._token_domain: Digest | None = None
@@ -63,23 +58,6 @@ class EvmLedger:
 
     async def info(self) -> LedgerInfo:
         return self.book.info
-
-    async def head(self) -> BlockHeader:
-        """The newest block that is deep enough to stay."""
-        number = as_int(await self._ask("eth_blockNumber"))
-        return await self._header(max(0, number - self.book.reorg_depth))
-
-    async def _header(self, number: int | None) -> BlockHeader:
-        tag = "latest" if number is None else hex(number)
-        return _header(await self._ask("eth_getBlockByNumber", tag, False))
-
-    async def newest(self) -> BlockHeader:
-        """The newest block, which a reorg may take: what contracts hold deadlines against."""
-        return await self._header(None)
-
-    async def block(self, block_hash: Digest) -> BlockHeader | None:
-        found = await self._ask("eth_getBlockByHash", str(block_hash), False)
-        return None if found is None else _header(found)
 
     async def balance(self, account: Address) -> Amount:
         return Amount(min(MAX_AMOUNT, await self._view_uint(self.book.token, "balanceOf(address)", word(account))))
@@ -121,7 +99,7 @@ class EvmLedger:
 
     async def _authorization(self, config: ChannelConfig, amount: int, signer: SigningKey) -> bytes:
         if self._token_domain is None:
-            self._token_domain = Digest(await self._view(self.book.token, call("DOMAIN_SEPARATOR()"), 32))
+            self._token_domain = Digest(await self.answer(self.book.token, call("DOMAIN_SEPARATOR()"), 32))
         before = (await self.head()).timestamp.seconds + AUTHORIZATION_LIFE
         salt = secrets.randbits(256)
         nonce = keccak256(config.channel_id(self._domain), word(salt))
@@ -139,7 +117,7 @@ class EvmLedger:
         at = "latest"
         if self.book.reorg_depth:
             at = hex(max(0, as_int(await self._ask("eth_blockNumber")) - self.book.reorg_depth))
-        answer = await self._view(self.book.multicall, calls.aggregate(views), at=at)
+        answer = await self.answer(self.book.multicall, calls.aggregate(views), at=at)
         state, pending, nonce = (Reader(one) for one in calls.aggregated(answer))
         return ChannelView(
             config=config,
@@ -205,7 +183,7 @@ class EvmLedger:
         """The chain stores a digest only; the config is in the first deposit's event, and is checked against it."""
         if channel not in self._configs:
             topics = [str(calls.CHANNEL_CREATED), str(channel)]
-            for log in await self._logs(self.book.settlement, topics, self.book.first_block):
+            for log in await self.logs(self.book.settlement, topics, self.book.first_block):
                 config = calls.config_of_log(log)
                 if config.channel_id(self._domain) == channel:
                     self._configs[channel] = config
@@ -219,40 +197,7 @@ class EvmLedger:
         return await self._send(self.book.registry, calls.register(operator), signer)
 
     async def operators(self, role: OperatorRole) -> tuple[Operator, ...]:
-        """In address order, so that everybody draws from the same list. Lines are cached by their digests; a list of
-        several pages is kept while the registry logs nothing."""
-        known = self._listed.get(role, ())
-        if len(known) >= PAGE and not await self._stirred() and role in self._listed:
-            return known
-        self._listed[role] = found = await self._read_operators(role)
-        return found
-
-    async def _stirred(self) -> bool:
-        changed = (await self._registry.look()).changed
-        if changed:
-            self._listed.clear()
-        return changed
-
-    async def _read_operators(self, role: OperatorRole) -> tuple[Operator, ...]:
-        count = Reader(await self._view(self.book.registry, calls.member_count(role), 32)).uint(0)
-        found: list[calls.Line] = []
-        for start in range(0, count, PAGE):
-            found += calls.lines(await self._view(self.book.registry, calls.operators(role, start, PAGE)))
-        missing = [line for line in found if _key(line) not in self._lines]
-        if missing:
-            await self._read_lines(role, missing)
-        whole = (self._lines.get(_key(line)) for line in found)
-        return tuple(sorted((one for one in whole if one is not None), key=lambda one: one.address))
-
-    async def _read_lines(self, role: OperatorRole, missing: Sequence[calls.Line]) -> None:
-        topics = [str(calls.OPERATOR_UPDATED), None, "0x" + word(calls.ROLES[role]).hex()]
-        first, last = (choose(line.updated_at for line in missing) for choose in (min, max))
-        wanted = {_key(line) for line in missing}
-        for log in await self._logs(self.book.registry, topics, first, last):
-            operator = calls.operator_of_log(log, role)
-            key = _operator_key(operator)
-            if key in wanted:
-                self._lines[key] = operator
+        return await self._operators.of(role)
 
     # --- Reference Values ---
 
@@ -260,7 +205,7 @@ class EvmLedger:
         if not 0 < quorum <= len(publishers) <= MAX_PUBLISHERS:
             return False  # the contract says no too, or cannot be asked so much
         data = calls.agreed(publishers, quorum, kind, reference)
-        return Reader(await self._view(self.book.reference_values, data, 32)).uint(0) == 1
+        return Reader(await self.answer(self.book.reference_values, data, 32)).uint(0) == 1
 
     async def propose_reference(self, kind: int, reference: Digest, uri: str, *, signer: SigningKey) -> Digest:
         return await self._send(self.book.reference_values, calls.propose(kind, reference, uri), signer)
@@ -276,18 +221,6 @@ class EvmLedger:
         await self.rpc.close()
 
     # --- the node ---
-
-    def _follower(self, contract: Address, event: Digest | None, store: Store | None) -> Follower:
-        book = self.book
-        return Follower(
-            contract,
-            event,
-            book.reorg_depth,
-            chain_id=book.chain_id,
-            logs=self._logs,
-            header=self._header,
-            store=store,
-        )
 
     async def mined(self, to: Address, data: bytes, signer: SigningKey) -> Mined:
         """Any call of any contract, mined. For what stands beside this ledger and shares its nonces."""
@@ -310,19 +243,6 @@ class EvmLedger:
     async def _send(self, to: Address, data: bytes, signer: SigningKey) -> Digest:
         return (await self.mined(to, data, signer)).hash
 
-    async def view(self, to: Address, data: bytes) -> Reader:
-        """What a contract answers now."""
-        return Reader(await self._view(to, data))
-
-    async def views(self, asked: Sequence[tuple[Address, bytes]]) -> list[Reader]:
-        """Several answers, of one and the same block."""
-        answer = await self._view(self.book.multicall, calls.aggregate(asked))
-        return [Reader(one) for one in calls.aggregated(answer)]
-
-    async def logs(self, contract: Address, topics: Sequence[str | None]) -> list[Any]:
-        """A contract's events since ours were placed, in order."""
-        return await self._logs(contract, topics, self.book.first_block)
-
     async def allow(self, spender: Address, amount: int, signer: SigningKey) -> None:
         """Let a contract take `amount` of the signer's tokens, or any amount once it needed to be told."""
         if await self._allowance(signer.address, spender) < amount:
@@ -331,63 +251,8 @@ class EvmLedger:
     async def _allowance(self, owner: Address, spender: Address) -> int:
         return await self._view_uint(self.book.token, "allowance(address,address)", word(owner), word(spender))
 
-    async def _ask(self, method: str, *params: Any) -> Any:
-        try:
-            return await self.rpc.call(method, *params)
-        except RpcError as error:
-            raise Unavailable(f"the chain node says {error.message}", retry_after=1.0, rule="LEDGER-2") from None
-
-    async def _view(self, to: Address, data: bytes, size: int | None = None, *, at: str = "latest") -> bytes:
-        try:
-            answer = await self.rpc.call("eth_call", {"to": str(to), "data": "0x" + data.hex()}, at)
-        except RpcError as error:
-            raise refusal(error) from None
-        return as_bytes(answer, size)
-
-    async def _view_uint(self, to: Address, signature: str, *words: bytes) -> int:
-        return Reader(await self._view(to, call(signature, *words), 32)).uint(0)
-
-    async def _logs(
-        self, contract: Address, topics: Sequence[str | None], first: int, last: int | None = None
-    ) -> list[Any]:
-        """Events in order. A node that finds the range too wide is asked for halves of it."""
-        if last is None:
-            last = as_int(await self._ask("eth_blockNumber"))
-        query = {"address": str(contract), "topics": list(topics), "fromBlock": hex(first), "toBlock": hex(last)}
-        try:
-            found = await self.rpc.call("eth_getLogs", query)
-        except RpcError as error:
-            if last - first < MIN_SPAN:
-                raise Unavailable(f"the chain node gives no events: {error.message}", rule="LEDGER-2") from None
-            middle = (first + last) // 2
-            lower = await self._logs(contract, topics, first, middle)
-            return lower + await self._logs(contract, topics, middle + 1, last)
-        if not isinstance(found, list) or not all(isinstance(log, dict) for log in found):
-            raise Unavailable("the chain node answers with something that is no list of events", rule="LEDGER-2")
-        return found
-
-
-def _header(raw: Any) -> BlockHeader:
-    if not isinstance(raw, dict):
-        raise Unavailable("the chain node has no such block", rule="LEDGER-2")
-    return BlockHeader(
-        number=as_int(raw.get("number")),
-        hash=Digest(as_bytes(raw.get("hash"), 32)),
-        parent=Digest(as_bytes(raw.get("parentHash"), 32)),
-        timestamp=Instant(as_int(raw.get("timestamp")) * 1_000),
-    )
-
 
 def _amount(value: int) -> Amount:
     if value > MAX_AMOUNT:
         raise Unavailable("the chain answers with more than an amount can be", rule="LEDGER-2")
     return Amount(value)
-
-
-def _key(line: calls.Line) -> Digest:
-    return keccak256(line.operator, line.receipt_address, line.pay_authorizer, line.digest)
-
-
-def _operator_key(operator: Operator) -> Digest:
-    details = calls.details_digest(operator)
-    return keccak256(operator.address, operator.receipt_address, operator.pay_authorizer, details)
