@@ -99,11 +99,13 @@ def fingerprints(worker: bytes, verifier: bytes, count: int) -> list[list[float]
     return found
 
 
-def judge_answers(name: str, weights: Path, folder: Path, sampler: SamplerBlock, say: Callable[[str], None]) -> float:
-    """Judge what is missing of `<name>.judged.jsonl`; processor seconds it took."""
+def judge_answers(
+    name: str, weights: Path, folder: Path, sampler: SamplerBlock, say: Callable[[str], None], *, most: int = 1 << 30
+) -> float:
+    """Judge what is missing of `<name>.judged.jsonl`, up to `most` answers; processor seconds it took."""
     answers, file = read_answers(folder / f"{name}.jsonl"), folder / f"{name}.judged.jsonl"
     done = len(read_answers(file))
-    if done == len(answers):
+    if done >= min(most, len(answers)):
         return 0.0
     states = folder / f"{name}.jsonl.hid"
     kept = states.read_bytes() if states.exists() else b""
@@ -111,14 +113,14 @@ def judge_answers(name: str, weights: Path, folder: Path, sampler: SamplerBlock,
     each = len(kept) // sum(len(answer["out"]) for answer in answers) if kept else 0
     at = sum(len(answer["out"]) for answer in answers[:done]) * each
     with file.open("a") as judged:
-        for answer in answers[done:]:
+        for answer in answers[done:most]:
             size = len(answer["out"]) * each
             line = verifier.judge(answer["i"], answer["out"], kept[at : at + size], sampler=sampler)
             judged.write(json.dumps(line) + "\n")
             judged.flush()
             at += size
     verifier.close()
-    say(f"{name}: {len(answers) - done} answers judged, {verifier.seconds:.0f} s of processor time")
+    say(f"{name}: {min(most, len(answers)) - done} answers judged, {verifier.seconds:.0f} s of processor time")
     return verifier.seconds
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every `ports.Prefill` promises, asked of each."""
+"""What every `ports.Prefill` promises, asked of each: llama.cpp, and vLLM's HTTP interface over the same model."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
+from tests.unit.audit.fake_vllm import FakeVllm
 
 from bombyx.adapters.gguf import find_packaged_model
 from bombyx.adapters.prefill_llama import LlamaPrefill
+from bombyx.adapters.prefill_vllm import VllmPrefill
 from bombyx.errors import BadRequest, EngineUnavailable
 from bombyx.ports import Prefill
 from bombyx.protocol.audit.calibration import DEFAULT
@@ -33,10 +35,16 @@ class Subject:
     prefill: Prefill
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["llama.cpp"])
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["llama.cpp", "vllm"])
 async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
     llama = LlamaPrefill(find_packaged_model(), context=CONTEXT)
-    yield Subject(str(request.param), llama)
+    if request.param == "llama.cpp":
+        yield Subject("llama.cpp", llama)
+    else:
+        async with FakeVllm(llama, context=CONTEXT) as server:
+            prefill = VllmPrefill(server.url, model="m")
+            yield Subject("vllm", prefill)
+            await prefill.close()
     await llama.close()
 
 

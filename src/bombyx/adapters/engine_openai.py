@@ -50,7 +50,7 @@ class OpenAIEngine:
         unsafe_allow_remote: bool = False,
     ) -> None:
         self._base = URL(base_url)
-        if not unsafe_allow_remote and not _is_loopback(self._base.host):
+        if not unsafe_allow_remote and not is_loopback(self._base.host):
             raise ConfigError("an engine must be on loopback: its connection is not encrypted")
         self._dialect = dialect
         self._index = index
@@ -215,7 +215,7 @@ def _gone(error: BaseException) -> EngineUnavailable:
     )
 
 
-def _is_loopback(host: str | None) -> bool:
+def is_loopback(host: str | None) -> bool:
     if host == "localhost":
         return True
     try:
