@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -35,12 +36,16 @@ from bombyx.protocol.primitives import Secret
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 PYTHON_SDK = "dstack-sdk==0.5.4"
 NODE_SDK = ("@phala/dstack-sdk@0.5.8", "@noble/curves@^1.8.1")  # the second: an optional peer that its index requires
+ELIZA = "@elizaos/plugin-tee@1.0.2"
 SDKS = Path(sys.prefix) / "enclave-sdks"
 CLIENTS = Path(__file__).parent / "sdks"
 
 
-def _run(*command: str, seconds: float = 200, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=seconds, cwd=cwd)
+def _run(
+    *command: str, seconds: float = 200, cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    given = os.environ | environment
+    return subprocess.run(command, capture_output=True, text=True, timeout=seconds, cwd=cwd, env=given)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +76,24 @@ def node_sdk() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def eliza_plugin() -> Path:
+    """A folder with ElizaOS's TEE plugin and all it wants: some 190 packages, minutes on a slow line."""
+    folder = SDKS / "eliza"
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("no node here")
+    if not (folder / "node_modules" / "@elizaos" / "plugin-tee" / "dist").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        options = ("--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder))
+        try:
+            got = _run("npm", "install", *options, ELIZA, seconds=600)
+        except subprocess.TimeoutExpired:
+            pytest.skip(f"{ELIZA} does not install within ten minutes here")
+        if got.returncode:
+            pytest.skip(f"{ELIZA} cannot be installed here: {got.stderr.strip().splitlines()[-1:]}")
+    return folder
+
+
 @pytest.fixture
 def machine(tmp_path: Path) -> SimulatedPlatform:
     platform = SimulatedPlatform.create(seed=b"\x05" * 32, now=SystemClock().now())
@@ -89,8 +112,8 @@ async def _simulate(folder: Path) -> AsyncIterator[Child]:
             await stop_children([agent])
 
 
-async def _told(*command: str, cwd: Path | None = None) -> dict[str, Any]:
-    done = await asyncio.to_thread(_run, *command, seconds=60, cwd=cwd)
+async def _told(*command: str, cwd: Path | None = None, **environment: str) -> dict[str, Any]:
+    done = await asyncio.to_thread(_run, *command, seconds=60, cwd=cwd, **environment)
     assert done.returncode == 0, done.stderr[-3000:]
     value: dict[str, Any] = json.loads(done.stdout)
     return value
@@ -171,6 +194,32 @@ async def test_the_node_client_and_elizas_calls_work_unchanged(
     said = hashlib.sha512(b"app-data:" + eliza["message"].encode()).hexdigest()
     assert eliza["reachable"] and _report_data(eliza["quote"], machine) == said
     assert eliza["seeds"][0] == eliza["seeds"][1] != eliza["seeds"][2]
+
+
+@pytest.mark.timeout(900)
+async def test_elizas_own_plugin_works_unchanged(
+    eliza_plugin: Path, machine: SimulatedPlatform, tmp_path: Path
+) -> None:
+    """ENC-2, ENC-8: its providers and its service, LOCAL mode: quotes that verify, wallets that last."""
+    async with _simulate(tmp_path) as agent:
+        told = await _told(
+            *("node", str(CLIENTS / "eliza_plugin.mjs")),
+            cwd=eliza_plugin,
+            DSTACK_SIMULATOR_ENDPOINT=str(agent.ready["http"]),
+        )
+    first, again, other = told["wallets"]
+    assert first == again and first["evm_address"] == told["service"] != other["evm_address"]
+    assert len(first["solana_public_key"]) in (43, 44)
+    named = json.dumps({"agentId": "agent", "publicKey": told["service"]}, separators=(",", ":"))
+    assert _report_data(told["key_quote"], machine) == hashlib.sha512(b"app-data:" + named.encode()).hexdigest()
+    said = _report_data(told["quote"], machine)  # over a message with the time it was made, up to seconds before
+    assert any(_eliza_said(told["timestamp"] - earlier) == said for earlier in range(10_000))
+
+
+def _eliza_said(timestamp: int) -> str:
+    message = {"entityId": "entity", "roomId": "room", "content": "hi"}
+    whole = json.dumps({"agentId": "agent", "timestamp": timestamp, "message": message}, separators=(",", ":"))
+    return hashlib.sha512(b"app-data:" + whole.encode()).hexdigest()
 
 
 def _spki(certificate: x509.Certificate) -> bytes:
