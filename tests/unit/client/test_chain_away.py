@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from tests.unit.pay.conftest import HandClock
 from tests.unit.worker.test_registration import WORKER, line
@@ -20,10 +22,12 @@ class Away(MemoryLedger):
 
     here = True
     asked = 0
+    silent = 0.0  # seconds until it is clear that nobody answers
 
     async def operators(self, role: OperatorRole) -> tuple[Operator, ...]:
         self.asked += 1
         if not self.here:
+            await asyncio.sleep(self.silent)
             raise Unavailable("the chain is away")
         return await super().operators(role)
 
@@ -42,9 +46,11 @@ async def test_a_registry_read_lately_serves_on_while_the_chain_is_away() -> Non
     ledger.here = False
     clock.pass_time(31)
     ledger.asked = 0
+    ledger.silent = 60.0  # nobody waits for that
     for _ in range(3):
         assert await network.operators(OperatorRole.WORKER) == known
     assert ledger.asked == 1
+    ledger.silent = 0.0
     with pytest.raises(Unavailable):
         await network.operators(OperatorRole.WORKER, fresh=True)
     clock.pass_time(ASK_AGAIN + 1)

@@ -22,6 +22,7 @@ from bombyx.roles.client.blobs import Blobs
 from bombyx.roles.client.settings import ClientSettings, ProxyLine
 
 _NONE: Final[Mapping[Address, Offer]] = {}
+PATIENCE: Final = 2.0  # seconds a request waits for a chain, where what was read before will do
 ASK_AGAIN: Final = 10.0  # seconds after which a chain that did not answer is asked again
 
 
@@ -80,20 +81,21 @@ class Network:
         known = self._registry.get(role)
         if known is not None and not fresh and known.until > self._clock.monotonic():
             return known.lines
+        spare = known if known is not None and not fresh and self._serves_on(known) else None
         try:
-            found = {operator.address: operator for operator in await self._ledger.operators(role)}
-        except Unavailable:
-            if (
-                known is None
-                or fresh
-                or self._clock.monotonic() > known.read_at + self._settings.registry_stale_seconds
-            ):
+            async with asyncio.timeout(None if spare is None else PATIENCE):
+                found = {operator.address: operator for operator in await self._ledger.operators(role)}
+        except (Unavailable, TimeoutError):
+            if spare is None:
                 raise
-            known.until = self._clock.monotonic() + ASK_AGAIN
-            return known.lines
+            spare.until = self._clock.monotonic() + ASK_AGAIN
+            return spare.lines
         now = self._clock.monotonic()
         self._registry[role] = _Lines(lines=found, read_at=now, until=now + self._settings.registry_seconds)
         return found
+
+    def _serves_on(self, known: _Lines) -> bool:
+        return self._clock.monotonic() <= known.read_at + self._settings.registry_stale_seconds
 
     async def proxy(self, line: ProxyLine, *, fresh: bool = False) -> Operator:
         """The registry's line of a proxy: where its payments go and what session keys are sealed to."""
