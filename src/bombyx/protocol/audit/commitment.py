@@ -15,12 +15,15 @@ from collections.abc import Sequence
 from typing import Final
 
 from bombyx.protocol.primitives import Address, Digest, sha256, tagged_hash
-from bombyx.protocol.wire.audit import AuditBlock
+from bombyx.protocol.wire.audit import AuditBlock, AuditMode
 from bombyx.protocol.wire.receipt import UsageOpening
 
 AUDIT_TAG: Final = sha256(b"bombyx audit v2")
 CLAIM_TAG: Final = sha256(b"bombyx claim v1")
 CHAIN_STEP: Final = 32  # tokens
+MAX_WHY: Final = 200  # characters
+NOBODY: Final = Address.zero()
+_ZERO: Final = Digest.zero()
 MARK: Final = b": bombyx-ids "  # an SSE comment inside the sealed stream, after every 32nd token of choice 0
 
 
@@ -50,6 +53,29 @@ def audit_content(salt: bytes, block: bytes, usage: bytes) -> Digest:
 def audit_commitment(salt: bytes, block: AuditBlock, usage: UsageOpening) -> Digest:
     """What stands in the final receipt."""
     return sha256(AUDIT_TAG, claim_leaf(block.claimant), audit_content(salt, block.encode(), usage.encode()))
+
+
+def unauditable(
+    why: str, *, request: Digest = _ZERO, claimant: Address = NOBODY, nonce: bytes = b"", root: Digest = _ZERO
+) -> AuditBlock:
+    """The block of an answer that cannot be re-run."""
+    return AuditBlock(
+        v=1,
+        mode=AuditMode.NONE,
+        why=why[:MAX_WHY] or "not said",
+        request=request,
+        claimant=claimant,
+        weights=_ZERO,
+        tokenizer=_ZERO,
+        template=_ZERO,
+        engine="",
+        sampler=None,
+        nonce=nonce,
+        beacon=_ZERO,
+        prompt_ids=_ZERO,
+        prompt_count=0,
+        stream_root=root,
+    )
 
 
 class IdChain:

@@ -15,12 +15,14 @@ from typing import Final, Literal
 
 from bombyx.errors import Unavailable
 from bombyx.ports import Clock, Write
-from bombyx.protocol.seal.fields import usage_trailers
+from bombyx.protocol.audit.commitment import unauditable
+from bombyx.protocol.seal.fields import audit_trailers, usage_trailers
 from bombyx.protocol.seal.hpke import TAG_SIZE
 from bombyx.protocol.seal.ohttp import RESPONSE_NONCE_SIZE
 from bombyx.protocol.seal.opening import OpenedRequest
 from bombyx.protocol.seal.response import ResponseSealer
 from bombyx.protocol.seal.shape import TICK, Frame, Shaper
+from bombyx.protocol.wire.audit import AuditBlock
 from bombyx.protocol.wire.receipt import Outcome, SignedReceipt
 from bombyx.protocol.wire.request import Shape
 from bombyx.roles.worker.meter import Bill, Meter
@@ -28,6 +30,7 @@ from bombyx.roles.worker.notary import AnswerReceipts, Delivered, Notary
 from bombyx.roles.worker.settings import CHECKPOINT_FRAMES
 from bombyx.roles.worker.streams import Stream
 
+NOT_COMPLETE: Final = unauditable("the answer did not complete")
 Stopped = asyncio.Task[Literal[True]]  # done once the stream was stopped
 _OVERHEAD: Final = TAG_SIZE + 8 + RESPONSE_NONCE_SIZE  # most that sealing adds to a frame: tag, length, first nonce
 
@@ -66,6 +69,7 @@ class Answer:
         self._pending: set[asyncio.Task[None]] = set()
         self.outcome = Outcome.RUNNING
         self.bill: Bill = meter.nothing("")
+        self._block = NOT_COMPLETE
 
     # --- filling ---
 
@@ -93,12 +97,12 @@ class Answer:
             self._drained.clear()
             await self._drained.wait()
 
-    def finish(self, outcome: Outcome, bill: Bill) -> None:
-        """No more content. `bill` is opened in the closing block and stands in the final receipt."""
-        self.outcome, self.bill = outcome, bill
+    def finish(self, outcome: Outcome, bill: Bill, block: AuditBlock = NOT_COMPLETE) -> None:
+        """No more content. `bill` and `block` are opened in the closing block; the final receipt commits to both."""
+        self.outcome, self.bill, self._block = outcome, bill, block
         if not bill.charge:
             self._checkpoints = False  # a checkpoint protects a charge; where none follows it says nothing
-        self._shaper.end(usage_trailers(bill.opening))
+        self._shaper.end((*usage_trailers(bill.opening), *audit_trailers(block)))
         self._changed.set()
 
     def delivered_bill(self) -> Bill:
@@ -228,7 +232,8 @@ class Answer:
             self._stream.receipt(signed)
 
     def sign_final(self, outcome: Outcome, bill: Bill) -> tuple[SignedReceipt, list[Write]]:
-        return self._receipts.final(outcome, bill, self._handed, self._clock.now())
+        block = self._block if bill is self.bill else NOT_COMPLETE  # nothing but a whole answer opens its block
+        return self._receipts.final(outcome, bill, self._handed, self._clock.now(), block)
 
     async def close(self, final: SignedReceipt, rows: list[Write]) -> None:
         """Write the end, then say it."""

@@ -15,8 +15,9 @@ from typing import Final
 import orjson
 
 from bombyx.errors import BadRequest, MalformedMessage
+from bombyx.protocol.primitives import Address
 from bombyx.protocol.seal.bhttp import Request, decode_request, header
-from bombyx.protocol.seal.fields import CACHE_SALT_FIELD, NONCE_FIELD
+from bombyx.protocol.seal.fields import CACHE_SALT_FIELD, CLAIMANT_FIELD, NONCE_FIELD
 from bombyx.roles.worker.signed import REPORT_PATH, SIGNATURE_PATH
 
 MODELS_PATH: Final = "/v1/models"
@@ -35,6 +36,7 @@ class Asked:
     body: bytes = field(default=b"", repr=False)
     cache_salt: bytes = field(default=b"", repr=False)
     client_nonce: bytes = field(default=b"", repr=False)
+    claimant: Address = field(default=Address.zero(), repr=False)
 
 
 def read_asked(bhttp: bytes, model: str) -> Asked:
@@ -52,6 +54,7 @@ def read_asked(bhttp: bytes, model: str) -> Asked:
         body=request.content,
         cache_salt=_secret(request, CACHE_SALT_FIELD),
         client_nonce=_secret(request, NONCE_FIELD),
+        claimant=_claimant(request),
     )
 
 
@@ -95,6 +98,17 @@ def _secret(request: Request, name: bytes) -> bytes:
     if len(value) != SALT_SIZE:
         raise BadRequest(f"{name.decode()} is not {SALT_SIZE} bytes in hex", rule="WRK-3")
     return value
+
+
+def _claimant(request: Request) -> Address:
+    """Zero where the client wants no refunds."""
+    value = header(request.headers, CLAIMANT_FIELD)
+    if value is None:
+        return Address.zero()
+    try:
+        return Address(bytes.fromhex(value.decode("ascii")))
+    except ValueError:
+        raise BadRequest("bombyx-claimant is not an address in hex", rule="WRK-3") from None
 
 
 def error_body(message: str, *, status: int, code: str) -> bytes:

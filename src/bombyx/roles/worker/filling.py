@@ -18,11 +18,13 @@ from typing import Final
 from bombyx.errors import BadRequest, BombyxError, DeadlineExceeded, EngineUnavailable, LocalError
 from bombyx.ports import Clock, Engine, EngineChunk, EngineEnd, EngineEvent, EngineHead, EngineRequest
 from bombyx.protocol.pay.payee import Reservation
+from bombyx.protocol.primitives import Address
 from bombyx.protocol.seal.opening import OpenedRequest
 from bombyx.protocol.wire.receipt import Outcome
 from bombyx.protocol.wire.request import Meta
 from bombyx.roles.worker.answer import Answer
 from bombyx.roles.worker.asked import MODELS_PATH, Asked, error_body, models_body, read_asked
+from bombyx.roles.worker.auditing import AnswerAudit
 from bombyx.roles.worker.gate import Ticket
 from bombyx.roles.worker.health import EngineHealth
 from bombyx.roles.worker.meter import Meter
@@ -54,11 +56,14 @@ class Job:
 class Filler:
     """Fills answers, one call each."""
 
-    def __init__(self, *, limits: Limits, clock: Clock, names: tuple[str, ...], signed: SignedAnswers) -> None:
+    def __init__(
+        self, *, limits: Limits, clock: Clock, names: tuple[str, ...], signed: SignedAnswers, operator: Address
+    ) -> None:
         self._limits = limits
         self._clock = clock
         self._names = names
         self._signed = signed
+        self._operator = operator
 
     async def fill(self, job: Job, answer: Answer, meter: Meter) -> None:
         """Never raises but for cancellation."""
@@ -97,6 +102,7 @@ class Filler:
 
     async def _run_engine(self, job: Job, asked: Asked, answer: Answer, meter: Meter) -> None:
         seconds = self._left(job)
+        audit = AnswerAudit(job.opened, asked, job.model.manifest, self._operator)
         recorder = self._signed.recorder(job.meta.model, asked.body)
         request = EngineRequest(
             path=asked.path,
@@ -105,17 +111,20 @@ class Filler:
             cache_salt=asked.cache_salt,
             max_output=job.meta.max_output,
             deadline_seconds=seconds,
+            audit=audit.ask,
         )
         try:
             async with asyncio.timeout(seconds), _running(job.model.engine, request) as events:
-                await self._take(events, answer, meter, recorder)
+                await self._take(events, answer, meter, recorder, audit)
         except TimeoutError:
             raise DeadlineExceeded("the engine did not finish before the deadline", rule="WRK-6") from None
 
     def _left(self, job: Job) -> float:
         return max(0.0, job.ends_at - self._clock.monotonic())
 
-    async def _take(self, events: AsyncIterator[EngineEvent], answer: Answer, meter: Meter, recorder: Recorder) -> None:
+    async def _take(
+        self, events: AsyncIterator[EngineEvent], answer: Answer, meter: Meter, recorder: Recorder, audit: AnswerAudit
+    ) -> None:
         head = await anext(events, None)
         if not isinstance(head, EngineHead) or not (200 <= head.status < 300 or 400 <= head.status < 500):
             raise EngineUnavailable("the engine gave no answer", rule="WRK-5")
@@ -123,29 +132,37 @@ class Filler:
             _whole_answer(answer, head.status, head.content_type, await self._collect(events, None))
             answer.finish(Outcome.REFUSED, meter.nothing("the engine refused the request"))
         elif head.content_type.startswith(EVENT_STREAM):
-            await self._stream(head, events, answer, meter, recorder)
+            await self._stream(head, events, answer, meter, recorder, audit)
         else:
             body = await self._collect(events, meter)
             _check_input(meter)
             recorder.put(body)
             recorder.finish()
             _whole_answer(answer, head.status, head.content_type, body)
-            answer.finish(Outcome.COMPLETE, meter.whole())
+            _complete(answer, meter, audit)
 
     async def _stream(
-        self, head: EngineHead, events: AsyncIterator[EngineEvent], answer: Answer, meter: Meter, recorder: Recorder
+        self,
+        head: EngineHead,
+        events: AsyncIterator[EngineEvent],
+        answer: Answer,
+        meter: Meter,
+        recorder: Recorder,
+        audit: AnswerAudit,
     ) -> None:
         answer.begin(head.status, head.content_type, streamed=True)
         async for event in events:
             if isinstance(event, EngineEnd):
                 meter.end(event.usage)
                 recorder.finish()
-                answer.finish(Outcome.COMPLETE, meter.whole())
+                _complete(answer, meter, audit)
                 return
+            if isinstance(event, EngineChunk):
+                recorder.put_events(event.data)
+                event = audit.marked(event)
             chunk = _counted(event, meter)
             if not answer.begun:
                 _check_input(meter)
-            recorder.put_events(chunk.data)
             answer.put(chunk.data)
             await answer.backlog_below(self._limits.backlog)
         raise EngineUnavailable("the engine's stream has no end", rule="WRK-5")
@@ -182,6 +199,12 @@ def _check_input(meter: Meter) -> None:
         raise BadRequest(
             "the input has more tokens than the request was sealed for", code="context_length_exceeded", rule="WRK-4"
         )
+
+
+def _complete(answer: Answer, meter: Meter, audit: AnswerAudit) -> None:
+    bill, usage = meter.whole(), meter.usage
+    assert usage is not None
+    answer.finish(Outcome.COMPLETE, bill, audit.block(usage, bill.opening))
 
 
 def _whole_answer(answer: Answer, status: int, content_type: str, body: bytes) -> None:

@@ -48,7 +48,7 @@ class Meter:
         self._cached = 0
         self._ends: list[int] = [0]  # content bytes up to and with each chunk
         self._counts: list[int] = [0]  # ids up to and with it
-        self._usage: EngineUsage | None = None
+        self.usage: EngineUsage | None = None  # the engine's own word, once it has ended
 
     # --- in ---
 
@@ -62,7 +62,7 @@ class Meter:
 
     def end(self, usage: EngineUsage) -> None:
         """The engine's own word, at its end."""
-        self._usage = usage
+        self.usage = usage
 
     @property
     def output(self) -> int:
@@ -72,12 +72,12 @@ class Meter:
     @property
     def input_over_cap(self) -> bool:
         """The engine has told of more input than Meta allows."""
-        told = self._usage.input if self._usage is not None else self._input
+        told = self.usage.input if self.usage is not None else self._input
         return units(told, self._grain) > self._max_input
 
     @property
     def output_over_cap(self) -> bool:
-        told = self._usage.output if self._usage is not None else 0
+        told = self.usage.output if self.usage is not None else 0
         return units(max(self.output, told), self._grain) > self._max_output
 
     # --- out ---
@@ -102,7 +102,7 @@ class Meter:
 
     def whole(self) -> Bill:
         """The complete answer. Call after `end`."""
-        usage = self._usage
+        usage = self.usage
         if usage is None:
             raise ValueError("the engine has not ended")
         choices = self._choices(usage)

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from bombyx.ports import Store, Write
+from bombyx.protocol.audit.commitment import audit_commitment
 from bombyx.protocol.pay.retention import Retention
 from bombyx.protocol.pay.usage import usage_commitment
-from bombyx.protocol.primitives import Address, Digest, Instant, RequestId, sha256, tagged_hash
+from bombyx.protocol.primitives import Address, Digest, Instant, RequestId
 from bombyx.protocol.seal.opening import OpenedRequest
-from bombyx.protocol.wire.receipt import Kind, Outcome, Receipt, SignedReceipt, UsageOpening
+from bombyx.protocol.wire.audit import AuditBlock
+from bombyx.protocol.wire.receipt import Kind, Outcome, Receipt, SignedReceipt
 from bombyx.protocol.wire.signing import SigningKey
 from bombyx.roles.worker.meter import Bill
 
@@ -24,7 +26,6 @@ RECEIPTS: Final = "worker_receipts"  # receipt address || seq -> SignedReceipt
 RECEIPT_TIMES: Final = "worker_receipt_time"  # when it was signed || that key, so that the oldest can be forgotten
 RUNNING: Final = "worker_running"  # request id -> its newest checkpoint, until its end
 FINISHED: Final = "worker_finished"  # request id -> when it ended, ms
-AUDIT_NONE: Final = b"audit: none; prompt ids and seeds are not committed to"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,9 +104,9 @@ class AnswerReceipts:
         return signed, [*self._notary.rows(signed, now), running]
 
     def final(
-        self, outcome: Outcome, bill: Bill, delivered: Delivered, now: Instant
+        self, outcome: Outcome, bill: Bill, delivered: Delivered, now: Instant, block: AuditBlock
     ) -> tuple[SignedReceipt, list[Write]]:
-        audit = audit_commitment(self._opened.salt, self._opened.meta.model, bill.opening)
+        audit = audit_commitment(self._opened.salt, block, bill.opening)
         signed = self._make(Kind.FINAL, outcome, bill, delivered, now, audit)
         return signed, [*self._notary.rows(signed, now), *ended_rows(self.request_id, now)]
 
@@ -145,9 +146,3 @@ def ended_rows(request_id: RequestId, now: Instant) -> list[Write]:
         Write(table=FINISHED, key=bytes(request_id), value=int(now).to_bytes(8)),
         Write(table=RUNNING, key=bytes(request_id), value=None),
     ]
-
-
-def audit_commitment(salt: bytes, model: Digest, opening: UsageOpening) -> Digest:
-    """Binds model and output ids. The block itself says that it holds no prompt: nobody can be asked to re-run it."""
-    ids = sha256(b"".join(choice.encode() for choice in opening.choices))
-    return tagged_hash("bombyx audit v1", salt, model, ids, AUDIT_NONE)

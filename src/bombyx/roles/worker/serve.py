@@ -83,7 +83,7 @@ class Server:
         self._clock = clock
         self._entropy = entropy
         names = tuple(model.manifest.name for model in models.values())
-        self._filler = Filler(limits=limits, clock=clock, names=names, signed=signed)
+        self._filler = Filler(limits=limits, clock=clock, names=names, signed=signed, operator=notary.operator)
 
     async def serve(self, proxy: Address, request: bytes, stream: Stream) -> None:
         """The whole life. Peers cannot make it raise."""
