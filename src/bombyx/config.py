@@ -58,6 +58,8 @@ class ClientConfig:
     max_price_input: int = _setting(0, "most base units per million input units; 0: any", least=0)
     max_price_output: int = _setting(0, "most base units per million output units; 0: any", least=0)
     budget: int = _setting(50_000_000, "token base units this client may commit in all", least=1)
+    keep_audits: bool = _setting(False, "keep what re-runs an answer, prompt included, for `bombyx audit`")
+    audits_days: int = _setting(7, "days such a package is kept", least=1, most=3_650)
     signer: str = _setting("", "URL of an external signer (clef) that holds the owner key; empty: the key is here")
     signer_account: str = _setting("", "the owner's address there")
 

@@ -127,4 +127,6 @@ def settings_of(config: ClientConfig) -> ClientSettings:
         max_price_output=config.max_price_output or None,
         deposit=config.deposit,
         budget=config.budget,
+        keep_audits=config.keep_audits,
+        audits_days=config.audits_days,
     )

@@ -18,8 +18,10 @@ from bombyx.adapters.entropy import SystemEntropy
 from bombyx.adapters.memory import MemoryLedger, MemoryStore
 from bombyx.adapters.simulator import SimulatedEnclave, SimulatedEndorsements, SimulatedPlatform, development_policy
 from bombyx.errors import BombyxError, PaymentError, Peer, StreamTruncated, Unavailable, Unreachable
-from bombyx.ports import Operator, OperatorRole
+from bombyx.ports import EngineAudit, EngineChunk, EngineUsage, Operator, OperatorRole
 from bombyx.protocol.attest import AppraisalPolicy
+from bombyx.protocol.audit.asked import read_sampling
+from bombyx.protocol.audit.commitment import audit_commitment, unauditable
 from bombyx.protocol.pay.payee import PayeeBook, PayeeTerms
 from bombyx.protocol.pay.price import charge, price_of, units, with_commission
 from bombyx.protocol.pay.usage import usage_commitment
@@ -35,7 +37,8 @@ from bombyx.protocol.seal import (
     parse_envelope,
 )
 from bombyx.protocol.seal.bhttp import decode_request
-from bombyx.protocol.seal.fields import usage_trailers
+from bombyx.protocol.seal.fields import audit_trailers, usage_trailers
+from bombyx.protocol.wire.audit import AuditBlock
 from bombyx.protocol.wire.channel import settlement_domain
 from bombyx.protocol.wire.evidence import FileDigest, ModelManifest
 from bombyx.protocol.wire.market import Directory, ModelPrice, Offer, PriceSheet
@@ -54,6 +57,8 @@ from bombyx.protocol.wire.signing import SigningKey
 from bombyx.protocol.wire.tokens import TokenTable
 from bombyx.roles.client.core import Client
 from bombyx.roles.client.settings import ClientKeys, ClientSettings, ProxyLine
+from bombyx.roles.worker.asked import read_asked
+from bombyx.roles.worker.auditing import AnswerAudit
 from bombyx.roles.worker.evidence import EvidenceMaker
 from bombyx.roles.worker.keys import BootKeys, Keyring, Period, new_signing_key
 from bombyx.roles.worker.settings import Timings
@@ -85,6 +90,9 @@ class Script:
     checkpoint: bool = True
     extra_charge: int = 0
     charge_refused: bool = False
+    seeded: bool = False  # calls its answers auditable
+    spoil: Callable[[AuditBlock], AuditBlock | None] = lambda block: block  # what it says of them; None: nothing
+    marks: Callable[[bytes], bytes] = lambda mark: mark
 
 
 class Worker:
@@ -190,6 +198,9 @@ class _Telling:
         self.sealer = ResponseSealer(opened, ENTROPY.bytes(16))
         self.previous = Digest.zero()
         self.started = CLOCK.now()
+        asked = read_asked(opened.bhttp, MODEL)
+        self.audit = AnswerAudit(opened, asked, worker.manifest, worker.operator.address)
+        self.block: AuditBlock = unauditable("not made yet")
 
     def records(self) -> Records:
         script, meta = self.script, self.opened.meta
@@ -205,7 +216,10 @@ class _Telling:
             if script.checkpoint:
                 out.append((Record.RECEIPT, self._sign(Kind.CHECKPOINT, self._usage(0)).encode()))
         usage = self._usage(script.billed if script.billed is not None else len(script.ids))
-        shaper.end(usage_trailers(usage))
+        self.block = self._audited(usage)
+        block = script.spoil(self.block)
+        self.block = block or self.block
+        shaper.end((*usage_trailers(usage), *(audit_trailers(block) if block is not None else ())))
         self._frames(out, shaper.ready())
         while not shaper.finished:
             self._frames(out, shaper.tick())
@@ -238,7 +252,29 @@ class _Telling:
             {**base, "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": d, "finish_reason": f}]}
             for d, f in deltas
         ]
-        return [b"data: " + json.dumps(event).encode() + b"\n\n" for event in events] + [b"data: [DONE]\n\n"]
+        said = [b"data: " + json.dumps(event).encode() + b"\n\n" for event in events]
+        marks = self.audit.marked(EngineChunk(data=b"", ids=((0, script.ids),))).data
+        return [*said, script.marks(marks), b"data: [DONE]\n\n"]
+
+    def _audited(self, usage: UsageOpening) -> AuditBlock:
+        """What an honest worker says of it."""
+        sampling = read_sampling("/v1/chat/completions", self.asked, cap=self.opened.meta.max_output)
+        seeded = self.script.seeded and sampling.sampler is not None
+        audit = None
+        if seeded and sampling.sampler is not None:
+            audit = EngineAudit(prompt_ids=tuple(range(usage.input)), sampler=sampling.sampler, engine="scripted")
+        said = EngineUsage(
+            input=usage.input,
+            cached_input=0,
+            output=usage.output,
+            ids=tuple(choice.ids for choice in usage.choices),
+            finish=("stop",),
+            verified=usage.verified,
+            note=usage.note,
+            audit=audit,
+            audit_why="scripted",
+        )
+        return self.audit.block(said, usage)
 
     def _usage(self, output: int) -> UsageOpening:
         script = self.script
@@ -281,7 +317,7 @@ class _Telling:
             output_units=counts[2],
             charge=due if script.status == 200 or script.charge_refused else 0,
             usage_commitment=usage_commitment(self.opened.salt, usage),
-            audit_commitment=Digest.zero(),
+            audit_commitment=audit_commitment(self.opened.salt, self.block, usage) if final else Digest.zero(),
             outcome=self._outcome() if final else Outcome.RUNNING,
             seq=worker.seq,
             started_at=self.started,

@@ -54,7 +54,12 @@ async def test_the_body_reaches_the_worker_byte_for_byte(pair: Pair) -> None:
     opened = next(worker.opened[0] for worker in pair.workers if worker.opened)
     inner = decode_request(opened.bhttp)
     assert inner.content == body
-    assert {name for name, _ in inner.headers} == {b"content-type", b"bombyx-nonce", b"bombyx-cache-salt"}
+    assert {name for name, _ in inner.headers} == {
+        b"content-type",
+        b"bombyx-nonce",
+        b"bombyx-cache-salt",
+        b"bombyx-claimant",
+    }
 
 
 async def test_a_conversation_keeps_its_salt_and_shares_it_with_no_other(pair: Pair) -> None:

@@ -10,7 +10,7 @@ attested key signed is the worker's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -27,6 +27,7 @@ from bombyx.errors import (
     StreamTruncated,
     UntrustedProxyError,
 )
+from bombyx.protocol.audit.structure import Sent
 from bombyx.protocol.pay.price import with_commission, worker_cap
 from bombyx.protocol.pay.receipts import Expectation
 from bombyx.protocol.pay.trail import ReceiptTrail
@@ -34,11 +35,14 @@ from bombyx.protocol.pay.usage import check_text, open_usage
 from bombyx.protocol.primitives import Digest
 from bombyx.protocol.seal import BhttpResponseReader, Body, Head, ResponseOpener, SealedRequest, Trailers
 from bombyx.protocol.seal.fields import Fields, read_usage
+from bombyx.protocol.wire.audit import AuditPackage
 from bombyx.protocol.wire.receipt import Receipt, SignedReceipt, UsageOpening
 from bombyx.protocol.wire.records import Record, RecordReader, ResponseHead, Settlement
-from bombyx.protocol.wire.tokens import TokenTable
+from bombyx.protocol.wire.tokens import Relation, TokenTable
 from bombyx.roles.client.asked import Asked
 from bombyx.roles.client.candidates import Candidate
+from bombyx.roles.client.checked import Opened, open_audit, package, shown
+from bombyx.roles.client.marks import MarkReader
 from bombyx.roles.client.text import AnswerText
 
 MAX_HINT: Final = 4096  # bytes
@@ -55,6 +59,8 @@ class Verdict:
     receipts: tuple[SignedReceipt, ...]
     usage: UsageOpening = field(repr=False)
     text: str  # how the text was held against the billed ids
+    audit: str  # "seeded", or "none" and why
+    package: AuditPackage | None = field(repr=False)  # what re-runs it; None: it was no engine's answer
     settlement: Settlement | None
     salt: bytes = field(repr=False)
 
@@ -70,6 +76,7 @@ class Terms:
     sealed: SealedRequest
     candidates: Mapping[Digest, Candidate]
     asked: Asked
+    sent: Sent = field(repr=False)
     domain: Digest  # receipt_domain
     tables: Mapping[Digest, TokenTable] = field(repr=False)  # by digest, as manifests name them
 
@@ -87,6 +94,7 @@ class Answer:
         self._reader = BhttpResponseReader()
         self._opener: ResponseOpener | None = None
         self._trailers: Fields = ()
+        self._marks = MarkReader()
         self._hint: str | None = None
         self.candidate: Candidate | None = None
         self.trail: ReceiptTrail | None = None
@@ -129,13 +137,16 @@ class Answer:
         if self.trail.final is None:
             raise ReceiptError("the answer came without its final receipt", peer=Peer.PROXY, rule="RCT-8")
         usage = self._open_usage(self.candidate, self.trail.final.receipt)
-        text = self._check_text(self.candidate, usage)
+        text, relations = self._check_text(self.candidate, usage)
+        audit, package = self._check_audit(self.candidate, usage, relations)
         self._check_settlement(self.trail.final.receipt)
         return Verdict(
             candidate=self.candidate,
             receipts=tuple(self.receipts),
             usage=usage,
             text=text,
+            audit=audit,
+            package=package,
             settlement=self.settlement,
             salt=self._terms.sealed.keys_of(self.candidate.id).salt,
         )
@@ -194,10 +205,14 @@ class Answer:
                 yield event
             elif isinstance(event, Body):
                 assert self.text is not None
+                data = self._marks.feed(event.data) if self.streamed else event.data
                 if self.head is not None and self.head.status == 200:
-                    self.text.feed(event.data)
-                yield event.data
+                    self.text.feed(data)
+                if data:
+                    yield data
             elif isinstance(event, Trailers):
+                if rest := self._marks.rest():
+                    yield rest
                 self._trailers = event.fields
 
     def _receive_receipt(self, payload: bytes) -> None:
@@ -238,24 +253,43 @@ class Answer:
         salt = self._terms.sealed.keys_of(candidate.id).salt
         return open_usage(receipt, salt=salt, opening=opening.encode(), grain=candidate.sheet.grain)
 
-    def _check_text(self, candidate: Candidate, usage: UsageOpening) -> str:
+    def _check_text(self, candidate: Candidate, usage: UsageOpening) -> tuple[str, tuple[Relation, ...]]:
         """Detokenise(ids) = text, for every choice that has a text of its own."""
         tokenizer = candidate.manifest.tokenizer
         if self.head is None or self.head.status != 200 or self.text is None:
-            return "no text"
+            return "no text", ()
         if not usage.verified:
-            return f"unchecked: {usage.note or 'usage unverified'}"[:200]
+            return f"unchecked: {usage.note or 'usage unverified'}"[:200], ()
         if tokenizer is None:
-            return "unchecked: the model names no token table"
+            return "unchecked: the model names no token table", ()
         texts = self.text.texts()
         if self._terms.asked.echo or any(text is None for text in texts):
-            return "unchecked: the engine rewrote the text"
+            return "unchecked: the engine rewrote the text", ()
         if not texts and not usage.choices:
-            return "no text"
+            return "no text", ()
         table = self._terms.tables[tokenizer]
         plain = [text for text in texts if text is not None]
         relations = check_text(usage, plain, table, stop=self._terms.asked.stop)
-        return ", ".join(sorted({str(relation) for relation in relations}))
+        return ", ".join(sorted({str(relation) for relation in relations})), relations
+
+    def _check_audit(
+        self, candidate: Candidate, usage: UsageOpening, relations: Sequence[Relation]
+    ) -> tuple[str, AuditPackage | None]:
+        """Whether it can be re-run, and what for; nothing but an engine's answer can."""
+        if self.head is None or self.head.status != 200 or self._terms.asked.method != "POST":
+            return "none (no answer of a model)", None
+        opened = Opened(
+            receipt=self.receipts[-1],
+            salt=self._terms.sealed.keys_of(candidate.id).salt,
+            usage=usage,
+            sent=self._terms.sent,
+            manifest=candidate.manifest,
+            marks=self._marks.marks,
+        )
+        tokenizer = candidate.manifest.tokenizer
+        table = self._terms.tables[tokenizer] if tokenizer is not None else None
+        block = open_audit(opened, self._trailers, relations, table)
+        return shown(block), package(opened, block)
 
     def _check_settlement(self, final: Receipt) -> None:
         """The proxy's account of this request must be what the receipt and its own commission give."""

@@ -32,6 +32,8 @@ from bombyx.ports import Clock, EndorsementSource, Ledger, Store
 from bombyx.protocol.attest import AppraisalPolicy
 from bombyx.protocol.primitives import Address, Digest, RequestId
 from bombyx.protocol.seal import Randomness
+from bombyx.protocol.wire.audit import AuditPackage
+from bombyx.protocol.wire.signing import SigningKey
 from bombyx.roles.client.alarm import LOOK_SECONDS, Watch
 from bombyx.roles.client.answer import content_type_of
 from bombyx.roles.client.asked import SERVED, Asked, read_asked
@@ -44,10 +46,12 @@ from bombyx.roles.client.network import Model, Network, View
 from bombyx.roles.client.problem import step_row
 from bombyx.roles.client.receipts import ReceiptBook
 from bombyx.roles.client.recording import Chain
+from bombyx.roles.client.refunds import RefundKeys
 from bombyx.roles.client.replicas import Replicas
 from bombyx.roles.client.response import ClientResponse, failure, local, marks
 from bombyx.roles.client.sending import Journey, Sender, Sent
 from bombyx.roles.client.settings import ClientKeys, ClientSettings, ProxyLine
+from bombyx.roles.client.shelf import AuditShelf
 from bombyx.roles.client.signed import Teller, Told, answer_id, ask_for, is_signed, wanted
 from bombyx.roles.client.tally import Tally
 from bombyx.roles.client.tokens import TokenTables
@@ -102,9 +106,12 @@ class Client:
         )
         self._fetching: asyncio.Task[None] | None = None
         self._tables = TokenTables(self._blobs)
+        self.shelf = AuditShelf(store, keep=settings.keep_audits, days=settings.audits_days, most=settings.audits_most)
+        self._refunds: RefundKeys | None = None
         self._desk: Desk | None = None
         self._sender: Sender | None = None
         self._running: set[asyncio.Task[Finished]] = set()
+        self._tidying: set[asyncio.Future[int]] = set()
         self._last: KeptReceipt | None = None
         self._watching: asyncio.Task[None] | None = None
         self._told = Told()
@@ -125,7 +132,9 @@ class Client:
         candidates = Candidates(
             self.settings, secret, clock=self._clock, evidence=self.evidence, blobs=self._blobs, tally=self.tally
         )
+        self._refunds = RefundKeys(secret)
         await self.wallet.load()
+        await self.shelf.tidy(self._clock.now(), at_once=True)
         self._fetching = asyncio.create_task(self.withdrawals.run())
         info = await self.wallet.info()
         chain = Chain(chain_id=info.chain_id, registry=info.registry)
@@ -139,6 +148,7 @@ class Client:
             chain=chain,
             max_answer=self.settings.max_answer,
             keep_openings=self.settings.keep_openings,
+            shelf=self.shelf,
             on_kept=self._remember,
         )
         self._sender = Sender(
@@ -147,6 +157,7 @@ class Client:
             network=self.network,
             tables=self._tables,
             randomness=self._randomness,
+            refunds=self._refunds,
         )
         if len(self.lines) > 1:  # one proxy alone has nobody to be compared with
             self._watching = asyncio.create_task(self._keep_watch())
@@ -161,6 +172,7 @@ class Client:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+        await asyncio.gather(*self._tidying, return_exceptions=True)
         if self._fetching is not None:
             self._fetching.cancel()
             await asyncio.gather(self._fetching, return_exceptions=True)
@@ -276,6 +288,20 @@ class Client:
     async def blob(self, digest: Digest) -> bytes | None:
         """A token table, manifest, bundle or price sheet this client holds; nobody is asked."""
         return await self._blobs.kept(digest)
+
+    async def audit_package(self, name: str) -> AuditPackage:
+        """What re-runs an answer we were given, by its request id; where packages are kept (`keep_audits`)."""
+        request_id, _ = await self.book.get(name)
+        found = await self.shelf.get(request_id)
+        if found is None:
+            raise BadRequest("no audit package was kept of this request", status=404, code="not_found", rule="AUD-9")
+        return found
+
+    def refund_key(self, request_id: RequestId) -> SigningKey:
+        """What signs a claim of this request's refund."""
+        if self._refunds is None:
+            raise Unavailable("the client is not started", rule="CLI-1")
+        return self._refunds.key(request_id)
 
     @property
     def distrusted(self) -> dict[str, str]:
@@ -403,6 +429,15 @@ class Client:
 
     def _remember(self, kept: KeptReceipt) -> None:
         self._last = kept
+        if self.settings.keep_audits:
+            tidying = asyncio.ensure_future(self.shelf.tidy(self._clock.now()))
+            self._tidying.add(tidying)
+            tidying.add_done_callback(self._tidied)
+
+    def _tidied(self, tidying: asyncio.Future[int]) -> None:
+        self._tidying.discard(tidying)
+        if not tidying.cancelled() and tidying.exception() is not None:
+            log.warning("old audit packages could not be deleted; the next answer tries again")
 
 
 def _card(model: Model) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from bombyx.roles.client.kept import KeptReceipt
 from bombyx.roles.client.pipe import Pipe
 from bombyx.roles.client.receipts import ReceiptBook
 from bombyx.roles.client.recording import Chain, kept_of
+from bombyx.roles.client.shelf import AuditShelf
 from bombyx.roles.client.tally import Tally
 from bombyx.roles.client.wallet import Wallet
 
@@ -60,6 +61,7 @@ class Desk:
     chain: Chain
     max_answer: int
     keep_openings: bool
+    shelf: AuditShelf
     on_kept: Callable[[KeptReceipt], None]
 
 
@@ -206,7 +208,10 @@ class Delivery:
         paid = int(with_commission(charge, self._terms.bps))
         kept = self._kept(outcome=_outcome(verdict), paid=paid, verdict=verdict)
         request_id = self._terms.sealed.meta.request_id
-        await self._desk.wallet.settle(self._proxy, request_id, charge, self._terms.bps, *await self._rows(kept))
+        rows = await self._rows(kept)
+        if verdict.package is not None:
+            rows += self._desk.shelf.rows(request_id, verdict.package, self._desk.clock.now())
+        await self._desk.wallet.settle(self._proxy, request_id, charge, self._terms.bps, *rows)
         self._stage = advance(self._stage, Event.ACTION_SETTLE)
         self._desk.on_kept(kept)
         self._watch(verdict.final)

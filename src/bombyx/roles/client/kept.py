@@ -56,6 +56,7 @@ class KeptReceipt(Message):
     paid: int  # with commission
     proxy: Address
     text: str  # how the text was held against the billed ids
+    audit: str  # whether it can be re-run: "seeded", or "none" and why
     outcome: str  # "complete", "refused", "cut", "cheated"
     fault: str  # what went wrong, if anything
 

@@ -95,6 +95,7 @@ def summary(kept: KeptReceipt) -> dict[str, Any]:
         "paid": kept.paid,
         "proxy": str(kept.proxy),
         "text": kept.text,
+        "audit": kept.audit,
         "receipts": len(kept.receipts),
     }
     if receipt is not None:

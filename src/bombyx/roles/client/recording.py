@@ -57,6 +57,7 @@ def kept_of(
         paid=paid,
         proxy=sealed.meta.proxy,
         text=verdict.text if verdict else "unchecked",
+        audit=verdict.audit if verdict else "none (the answer did not pass)",
         outcome=outcome,
         fault=fault[:500],
     )

@@ -25,11 +25,12 @@ from bombyx.errors import (
     UntrustedProxyError,
 )
 from bombyx.ports import ProxyResponse
+from bombyx.protocol.audit.structure import Sent as SentRequest
 from bombyx.protocol.pay.payee import NO_SESSION
 from bombyx.protocol.pay.price import cap_for, units
 from bombyx.protocol.primitives import Address, RequestId
 from bombyx.protocol.seal import Randomness, Request, SealedRequest, encode_request, pad_request, seal_request
-from bombyx.protocol.seal.fields import CACHE_SALT_FIELD, NONCE_FIELD
+from bombyx.protocol.seal.fields import CACHE_SALT_FIELD, CLAIMANT_FIELD, NONCE_FIELD
 from bombyx.protocol.wire.receipt import receipt_domain
 from bombyx.protocol.wire.request import Meta, Payment
 from bombyx.roles.client.answer import Terms, read_hint
@@ -37,6 +38,7 @@ from bombyx.roles.client.asked import Asked, cache_salt
 from bombyx.roles.client.candidates import Candidate
 from bombyx.roles.client.delivery import Desk
 from bombyx.roles.client.network import Model, Network, View
+from bombyx.roles.client.refunds import RefundKeys
 from bombyx.roles.client.settings import ClientSettings
 from bombyx.roles.client.tokens import TokenTables
 
@@ -79,8 +81,10 @@ class Sender:
         network: Network,
         tables: TokenTables,
         randomness: Randomness,
+        refunds: RefundKeys,
     ) -> None:
         self._settings = settings
+        self._refunds = refunds
         self._desk = desk
         self._network = network
         self._tables = tables
@@ -186,9 +190,16 @@ class Sender:
     ) -> Terms:
         now = self._desk.clock.now()
         meta = self._meta(view, model, candidates, asked, journey.request_id)
+        what = SentRequest(
+            path=asked.path,
+            body=body,
+            nonce=journey.nonce or self._randomness.bytes(32),
+            claimant=self._refunds.address(journey.request_id),
+            cap=meta.max_output,
+        )
         sealed = seal_request(
             meta=meta,
-            bhttp=pad_request(encode_request(self._inner(asked, body, journey.nonce))),
+            bhttp=pad_request(encode_request(self._inner(asked, what))),
             recipients=[candidate.key_config for candidate in candidates],
             randomness=self._randomness,
             not_after=now.plus(seconds=self._settings.deadline_seconds),
@@ -199,6 +210,7 @@ class Sender:
             sealed=sealed,
             candidates={candidate.id: candidate for candidate in candidates},
             asked=asked,
+            sent=what,
             domain=receipt_domain(chain.chain_id, chain.registry),
             tables={tokenizer: await self._tables.get(tokenizer, view.line.transport)} if tokenizer else {},
         )
@@ -225,15 +237,16 @@ class Sender:
             frame_size=settings.frame,
         )
 
-    def _inner(self, asked: Asked, body: bytes, nonce: bytes) -> Request:
+    def _inner(self, asked: Asked, what: SentRequest) -> Request:
         """What the worker opens. Of the application's headers none goes along."""
         conversation = asked.conversation or self._randomness.bytes(32)
         headers = (
             (b"content-type", b"application/json"),
-            (NONCE_FIELD, (nonce or self._randomness.bytes(32)).hex().encode()),
+            (NONCE_FIELD, what.nonce.hex().encode()),
             (CACHE_SALT_FIELD, cache_salt(self._salts, conversation).hex().encode()),
+            (CLAIMANT_FIELD, what.claimant.hex().encode()),
         )
-        return Request(method=asked.method.encode(), path=asked.path.encode(), headers=headers, content=body)
+        return Request(method=asked.method.encode(), path=asked.path.encode(), headers=headers, content=what.body)
 
     async def _settle_left(self, view: View) -> None:
         """Ask the proxy for its account once several answers were left; no answer changes nothing."""

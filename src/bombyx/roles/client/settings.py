@@ -68,6 +68,9 @@ class ClientSettings:
     registry_seconds: float = 30.0
     registry_stale_seconds: float = 300.0  # how old it may get while the chain does not answer
     keep_openings: bool = False  # keep output ids beside receipts; they spell the answers
+    keep_audits: bool = False  # keep what re-runs an answer: it holds the prompt
+    audits_days: int = 7
+    audits_most: int = 1_000
     models: tuple[tuple[str, Digest], ...] = ()  # names pinned to a manifest by the user
     endpoint_hosts: tuple[str, ...] = ()  # further Host names the endpoint answers to; loopback names always
 

@@ -87,7 +87,7 @@ _TABLES: Final = (
     (
         "Receipts",
         "receipts",
-        ("request_id", "trust_class", "outcome", "output_units", "charge", "paid", "text", "fault"),
+        ("request_id", "trust_class", "outcome", "output_units", "charge", "paid", "text", "audit", "fault"),
     ),
     ("Candidates drawn", "candidates", ("operator", "drawn", "absent", "offered", "answered", "failed")),
     ("Proxies", "proxies", ("address", "url", "commission_bps", "listed", "invented", "hidden")),
