@@ -61,7 +61,8 @@ async def test_an_auditable_answer_says_so_everywhere(seeded: Pair, stream: bool
     if stream:
         events = [json.loads(line[6:]) for line in data.split(b"\n\n") if line.startswith(b"data: {")]
         assert "".join(e["choices"][0]["delta"].get("content") or "" for e in events) == TEXT * 12
-        shown = await verification(seeded.client)
+        assert data.count(b"data: [DONE]\n\n") == 1
+    shown = await verification(seeded.client)
     assert shown["receipts"][0]["audit"] == "seeded"
     assert b"seeded" in page(shown)
 
