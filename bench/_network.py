@@ -26,6 +26,7 @@ class Engine:
     def __init__(self, *, words: int = 24, pause: float = 0.005) -> None:
         self.words = words
         self.pause = pause
+        self.word = " silk"
         self.running = 0
         self.ended_early: list[float] = []  # when an answer was left before its end, by the loop's clock
 
@@ -49,27 +50,31 @@ class Engine:
         self.running += 1
         try:
             return await (self._stream(request) if asked.get("stream") else self._whole())
-        except (asyncio.CancelledError, ConnectionError):
+        except asyncio.CancelledError:
             self.ended_early.append(asyncio.get_running_loop().time())
             raise
+        except ConnectionError:
+            self.ended_early.append(asyncio.get_running_loop().time())
+            return web.Response()  # to nobody
         finally:
             self.running -= 1
 
     async def _whole(self) -> web.Response:
         await asyncio.sleep(self.pause * self.words)
         ids = list(range(self.words))
-        said = {"role": "assistant", "content": " silk" * self.words}
+        said = {"role": "assistant", "content": self.word * self.words}
         choice = {"index": 0, "message": said, "token_ids": ids, "finish_reason": "stop"}
         return web.json_response({"choices": [choice], "prompt_token_ids": list(range(40)), "usage": self._usage()})
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
+        words = self.words
         prompt: dict[str, Any] = {"prompt_token_ids": list(range(40))}
-        for at in range(self.words):
+        for at in range(words):
             await asyncio.sleep(self.pause)
-            finish = "stop" if at == self.words - 1 else None
-            choice = {"index": 0, "delta": {"content": " silk"}, "token_ids": [at], "finish_reason": finish}
+            finish = "stop" if at == words - 1 else None
+            choice = {"index": 0, "delta": {"content": self.word}, "token_ids": [at], "finish_reason": finish}
             await response.write(b"data: " + json.dumps({"choices": [choice], **prompt}).encode() + b"\n\n")
             prompt = {}
         await response.write(b"data: " + json.dumps({"choices": [], "usage": self._usage()}).encode() + b"\n\n")

@@ -117,7 +117,7 @@ class Surroundings:
             NetworkDescriptor(chain_url=self.server.url, proxies=(), policy=policy, simulated=policy.parent).to_json()
         )
         tls = {"BOMBYX_PROXY_TLS_CERT": str(certificate[0]), "BOMBYX_PROXY_TLS_KEY": str(certificate[1])}
-        arguments = ["proxy", "--port", "0", "--network", str(file), "--state", str(self.folder / "proxy"), "--json"]
+        arguments = ["proxy", "--port", "0", "--network", str(file), "--state", str(self.folder / "proxy"), "--child"]
         log = self.folder / "proxy.log"
         self.proxy = await start_child("proxy", arguments, log=log, environment=tls, program=program)
         self.address = Address.parse(self.proxy.ready["address"])

@@ -142,7 +142,7 @@ class WorkerLoad:
         file.write_text(network.to_json())
         arguments = [
             "worker", "--engine", f"http://127.0.0.1:{engine.sockets[0].getsockname()[1]}", "--dialect", "plain",
-            "--capacity", "4096", "--network", str(file), "--state", str(self._folder / "worker"), "--json",
+            "--capacity", "4096", "--network", str(file), "--state", str(self._folder / "worker"), "--child",
         ]  # fmt: skip
         self.child = await start_child("worker", arguments, log=self._folder / "worker.log")
         while not self.proxy.roster.workers:  # noqa: ASYNC110 - a roster has no event; this happens once

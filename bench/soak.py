@@ -33,7 +33,8 @@ APPLICATIONS = 5  # one worker alone holds them, while the other is started agai
 WORKERS, CAPACITY = 2, 8
 BPS = 500
 CROWD = 3  # times as many as the workers hold
-NOISE = 2.0  # MB a role may come and go by
+NOISE = 4.0  # MB a role may come and go by
+IDS = 0.5  # MB per 1,000 requests: ids of ended ones, so that none is charged twice; the newest 4,096 a channel
 PHASE = 6.0  # seconds at capacity, and beyond it
 LIMITS = {"BOMBYX_PROXY_RATE_PER_CHANNEL": "100000", "BOMBYX_PROXY_OPEN_PER_CHANNEL": "250"}
 QUESTION = {"model": MODEL, "messages": [{"role": "user", "content": "leaf " * 60}], "max_tokens": 64}
@@ -119,11 +120,10 @@ class Memory:
         return sum((x - mean_x) * (y - mean_y) for x, y in half) / spread * 1000 if spread else 0.0
 
     def growth(self, name: str) -> float:
-        """What the last half added, of what it may: noise, and half a megabyte per 1,000 requests (settled ids are
-        remembered, the newest 4 096 a channel; receipts are on disk)."""
+        """What the last half added, of what it may: noise, and IDS for what must be remembered of each request."""
         half = self._half(name)
         requests = (half[-1][0] - half[0][0]) / 1000
-        return self.slope(name) * requests / (NOISE + 0.5 * requests)
+        return self.slope(name) * requests / (NOISE + IDS * requests)
 
     def _half(self, name: str) -> list[tuple[int, float]]:
         return self.samples[name][len(self.samples[name]) // 2 :]
