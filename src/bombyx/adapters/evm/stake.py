@@ -28,7 +28,7 @@ class EvmStakes:
 
     def __init__(self, ledger: EvmLedger) -> None:
         if ledger.book.stake_manager == Address.zero():
-            raise ConfigError("this chain's address book names no stake manager", rule="VAL-3")
+            raise ConfigError("this chain's address book names no stake manager", rule="LEDGER-7")
         self._ledger = ledger
         self._book = ledger.book
         self._info: StakeInfo | None = None

@@ -40,7 +40,7 @@ class EvmValidation:
 
     def __init__(self, ledger: EvmLedger) -> None:
         if ledger.book.validation == Address.zero():
-            raise ConfigError("this chain's address book names no validation service", rule="VAL-6")
+            raise ConfigError("this chain's address book names no validation service", rule="LEDGER-7")
         self._ledger = ledger
         self._book = ledger.book
         self._parameters: ValidationParameters | None = None
