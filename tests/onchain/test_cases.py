@@ -597,16 +597,17 @@ def test_attack_calling_the_slasher_directly(court: Court) -> None:
     """VAL-8: whoever is not the service, or the prover of faults, convicts, fines and ejects nobody."""
     who, other = str(CHEAT.address), str(STRANGER.address)
     for sender in (other, str(ACCUSER.address), str(COMMITTEE.address)):
-        for call in (
-            lambda sender: court.slasher.convict(who, other, bytes(32), 0, 0, sender=sender),
-            lambda sender: court.slasher.acquit(who, sender=sender),
-            lambda sender: court.slasher.punish(who, other, 10**18, "", sender=sender),
-            lambda sender: court.slasher.fine(who, sender=sender),
-            lambda sender: court.slasher.dismiss(who, sender=sender),
-            lambda sender: court.slasher.fulfillSlashingRequest(1, sender=sender),
+        slasher = court.slasher
+        for step, arguments in (
+            (slasher.convict, (who, other, bytes(32), 0, 0)),
+            (slasher.acquit, (who,)),
+            (slasher.punish, (who, other, 10**18, "")),
+            (slasher.fine, (who,)),
+            (slasher.dismiss, (who,)),
+            (slasher.fulfillSlashingRequest, (1,)),
         ):
             with court.bench.refused("OnlyItsCaller"):
-                call(sender)
+                step(*arguments, sender=sender)
         with court.bench.refused("OnlyEnforcer"):
             court.registry.eject(who, 2**60, sender=sender)
         with court.bench.refused("OnlySlasher"):
