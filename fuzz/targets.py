@@ -37,9 +37,13 @@ from bombyx.protocol.attest.events import parse_event_log, write_event_log
 from bombyx.protocol.attest.gpu import parse_gpu_evidence
 from bombyx.protocol.attest.nras import parse_jwks, parse_token, parse_tokens
 from bombyx.protocol.attest.xml import canonical, parse_xml
-from bombyx.protocol.primitives import Address, Digest
+from bombyx.protocol.audit.case import Accusation, PlanCommitment
+from bombyx.protocol.audit.jury import check_exhibit, exhibits, open_case
+from bombyx.protocol.audit.plan import Target, make_plan, plan_root
+from bombyx.protocol.primitives import Address, Digest, sha256
 from bombyx.protocol.seal.envelope import parse_envelope
 from bombyx.protocol.seal.ohttp import parse_key_configs
+from bombyx.protocol.wire.cases import CaseEvidence, EpochEvidence
 from bombyx.protocol.wire.codec import Message
 from bombyx.protocol.wire.evidence import EvidenceBundle
 from bombyx.protocol.wire.market import Directory, DirectoryReader, Offer
@@ -161,6 +165,34 @@ def request() -> bytes:
     return orjson.dumps({**body, "bundle": packed})
 
 
+def case(data: bytes) -> None:
+    """What an accuser serves, as a juror takes it apart before it re-runs anything."""
+    whole = CaseEvidence.decode(data)
+    accused = Accusation(
+        accused=whole.accused, model=whole.model, evidence=sha256(data), uri="", from_epoch=64, to_epoch=65,
+        plant=Digest.zero(),
+    )  # fmt: skip
+    opened = open_case(data, accused, whole.accuser)
+    plans = {
+        one.epoch: PlanCommitment(epoch=one.epoch, root=plan_root(one.salt, one.canaries), count=len(one.canaries))
+        for one in opened.epochs
+    }
+    for exhibit in exhibits(opened, accused, plans):
+        check_exhibit(exhibit, accused=whole.accused, domain=Digest.zero(), signers=())
+
+
+def evidence() -> bytes:
+    """A plan of three canaries, and nothing answered."""
+    worker, manifest = Address(b"w" * 20), bundle()[:64]
+    target = Target(operator=worker, model=sha256(manifest), name="tiny", canaries=3, most=64)
+    plan = make_plan(64, [target], bytes(32), k=1, single_bps=0)
+    epoch = EpochEvidence(epoch=64, salt=plan.salt, canaries=plan.canaries, packages=(bytes(40),))
+    return CaseEvidence(
+        v=1, accuser=Address(b"a" * 20), accused=worker, model=sha256(manifest), manifest=manifest, epochs=(epoch,),
+        bundles=(),
+    ).encode()  # fmt: skip
+
+
 Seeds = Callable[[], list[bytes]]
 TARGETS: dict[str, tuple[Seeds, Callable[[bytes], None]]] = {
     "tdx_quote": (
@@ -201,6 +233,7 @@ TARGETS: dict[str, tuple[Seeds, Callable[[bytes], None]]] = {
         lambda: [bytes.fromhex("0029010020") + bytes(32) + bytes.fromhex("000400010001")],
         refusing(parse_key_configs),
     ),
+    "case": (lambda: [evidence()], refusing(case)),
     "directory": (directories, directory),
     "envelope": (lambda: [bytes(64), b"\x00\x00\x01\x00" + bytes(40)], refusing(parse_envelope)),
     **{name: (seeds, refusing(run)) for name, (seeds, run) in {**CERTIFIED, **PLAIN}.items()},

@@ -58,6 +58,8 @@ class ClientConfig:
     max_price_input: int = _setting(0, "most base units per million input units; 0: any", least=0)
     max_price_output: int = _setting(0, "most base units per million output units; 0: any", least=0)
     budget: int = _setting(50_000_000, "token base units this client may commit in all", least=1)
+    claim_refunds: bool = _setting(True, "claim refunds from convicted workers; a claim shows that a receipt was ours")
+    refund_to: str = _setting("", "address refunds are paid to; empty: the owner's own")
     keep_audits: bool = _setting(False, "keep what re-runs an answer, prompt included, for `bombyx audit`")
     audits_days: int = _setting(7, "days such a package is kept", least=1, most=3_650)
     signer: str = _setting("", "URL of an external signer (clef) that holds the owner key; empty: the key is here")
@@ -134,6 +136,8 @@ class WorkerConfig:
     receipts_days: float = _setting(30.0, "days a receipt is kept", least=0.1, most=3_650)
     enclave: str = _setting("simulated", "the enclave's device: simulated, dstack, tappd (older dstack) or configfs")
     enclave_endpoint: str = _setting("", "socket or URL of the dstack agent; empty: where its own clients look")
+    stake: int = _setting(0, "token base units staked for the answers at start; 0: none are added", least=0)
+    appeal: bool = _setting(True, "appeal at once when a jury convicts; it costs a bond, lost if the next one agrees")
 
     def check(self) -> None:
         """What no single bound can say. Raises `ConfigError`."""

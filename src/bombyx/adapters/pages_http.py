@@ -25,15 +25,30 @@ class HttpPages:
     async def get(self, url: str, most: int) -> bytes:
         if not url.startswith(SCHEMES) or not url.isascii() or not url.isprintable():
             raise MalformedMessage("a page that is no http address", peer=Peer.VALIDATOR, rule="AUD-54")
+        try:
+            async with self._opened().get(url, allow_redirects=False) as response:
+                if response.status != 200:
+                    raise Unavailable(f"a validator's page answered {response.status}", rule="AUD-54")
+                return await _read(response, most)
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            raise Unavailable(f"a validator's page did not answer ({type(error).__name__})", rule="AUD-54") from None
+
+    async def forward(self, method: str, url: str, body: bytes, most: int) -> tuple[int, bytes]:
+        """`roles.proxy.opt_in.Forward`: status and at most `most` bytes, whatever the status says."""
+        if not url.startswith(SCHEMES) or not url.isascii() or not url.isprintable():
+            raise Unavailable("the registry names no http address there", rule="AUD-57")
+        try:
+            async with self._opened().request(method, url, data=body or None, allow_redirects=False) as response:
+                return response.status, await _read(response, most)
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            raise Unavailable(f"the validator did not answer ({type(error).__name__})", rule="AUD-57") from None
+
+    def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 timeout=aiohttp.ClientTimeout(total=SECONDS), cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
             )
-        try:
-            async with self._session.get(url, allow_redirects=False) as response:
-                return await _bounded(response, most)
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            raise Unavailable(f"a validator's page did not answer ({type(error).__name__})", rule="AUD-54") from None
+        return self._session
 
     async def close(self) -> None:
         if self._session is not None:
@@ -41,9 +56,7 @@ class HttpPages:
             self._session = None
 
 
-async def _bounded(response: aiohttp.ClientResponse, most: int) -> bytes:
-    if response.status != 200:
-        raise Unavailable(f"a validator's page answered {response.status}", rule="AUD-54")
+async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
     data = bytearray()
     async for piece in response.content.iter_any():
         data += piece

@@ -9,6 +9,7 @@ from importlib.metadata import version as installed_version
 import typer
 from rich.console import Console
 
+from bombyx.cli.audit import audit
 from bombyx.cli.calibrate import calibrate
 from bombyx.cli.channel import app as channel_app
 from bombyx.cli.chat import app as chat_app
@@ -30,6 +31,7 @@ from bombyx.cli.roles import client, devnet, proxy, worker
 from bombyx.cli.sell import sell
 from bombyx.cli.settings import app as config_app
 from bombyx.cli.up import up
+from bombyx.cli.validator import demo_cheater, validator
 from bombyx.cli.verify import verify
 from bombyx.cli.wallet import app as wallet_app
 from bombyx.errors import BombyxError, LocalError
@@ -47,9 +49,12 @@ app.command()(client)
 app.command()(sell)
 app.command()(proxy)
 app.command()(worker)
+app.command()(validator)
+app.command(hidden=True)(demo_cheater)
 app.command()(devnet)
 app.command()(deploy)
 app.command()(verify)
+app.command()(audit)
 app.command()(doctor)
 app.command()(calibrate)
 app.add_typer(chat_app)

@@ -94,13 +94,15 @@ def worker(
     capacity: Annotated[int | None, typer.Option(help="requests at once")] = None,
     enclave: Annotated[str | None, typer.Option(help="simulated, dstack, tappd or configfs")] = None,
     enclave_endpoint: Annotated[str | None, typer.Option(help="socket or URL of the dstack agent")] = None,
+    stake: Annotated[int | None, typer.Option(help="token base units staked for the answers")] = None,
+    appeal: Annotated[bool | None, typer.Option("--appeal/--no-appeal", help="appeal when a jury convicts")] = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
     child: ChildOption = False,
 ) -> None:
     """Run a worker: an engine inside an enclave, linked to the network's proxies and paid by them."""
     given: dict[str, Any] = {"engine": engine, "dialect": dialect, "model": model, "capacity": capacity}
-    given |= {"enclave": enclave, "enclave_endpoint": enclave_endpoint}
+    given |= {"enclave": enclave, "enclave_endpoint": enclave_endpoint, "stake": stake, "appeal": appeal}
     files = {"model_file": model_file, "manifest": manifest, "tokens": tokens}
     given |= {name: str(path) if path else None for name, path in files.items()}
     settings = load(WorkerConfig, file=config, overrides=given)

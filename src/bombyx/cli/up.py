@@ -16,10 +16,11 @@ import uvloop
 from rich.console import Console
 
 from bombyx.adapters.processes import until_stopped
+from bombyx.cli.cheated import show_trial
 from bombyx.cli.output import print_json
 from bombyx.cli.shown import show_answer, show_ready, show_settlement, wide_console
 from bombyx.compose.asking import ask, collect
-from bombyx.compose.network import RunningNetwork, running_network
+from bombyx.compose.network import RunningNetwork, Trial, running_network
 
 EXAMPLE = "What is the capital of France?"
 DEFAULT_PORT = 10_000
@@ -36,32 +37,40 @@ class Options:
     state: Path | None
     extra: tuple[str, ...]
     chain: str
+    trial: Trial | None
 
 
 def up(
     once: Annotated[str | None, typer.Option(help="ask this once, show the answer and exit")] = None,
     json: Annotated[bool, typer.Option("--json", help="with --once: print one JSON object")] = False,
-    workers: Annotated[int, typer.Option(help="workers to start", min=1, max=16)] = 3,
+    workers: Annotated[int | None, typer.Option(help="workers to start; default 3", min=1, max=16)] = None,
     port: Annotated[int, typer.Option(help="port of the OpenAI endpoint; 0 takes a free one")] = DEFAULT_PORT,
     shape: Annotated[str | None, typer.Option(help="shape of answers: constant, bucket or off")] = None,
     state: Annotated[
         Path | None, typer.Option(help="keep keys, books and logs here; default: a folder removed")
     ] = None,
     memory: Annotated[bool, typer.Option("--memory", help="an in-memory chain instead of a real node")] = False,
+    with_cheater: Annotated[
+        bool, typer.Option("--with-cheater", help="add a worker that lies, and validators who find out; five workers")
+    ] = False,
+    validators: Annotated[int, typer.Option(help="validators, with --with-cheater", min=3, max=16)] = 6,
 ) -> None:
     """Start chain, proxy, workers in simulated enclaves and the client's OpenAI endpoint; ask one question; stay up."""
-    if json and once is None:
-        raise typer.BadParameter("--json goes with --once")
+    if json and once is None and not with_cheater:
+        raise typer.BadParameter("--json goes with --once or --with-cheater")
+    if with_cheater and (memory or once is not None):
+        raise typer.BadParameter("--with-cheater needs the real node, and asks its own questions")
     console = wide_console(stderr=json)
     logging.basicConfig(level=logging.WARNING)
     options = Options(
         once=once,
         json=json,
-        workers=workers,
+        workers=workers or (5 if with_cheater else 3),
         port=0 if once is not None and port == DEFAULT_PORT else port,
         state=state,
         extra=("--shape", shape) if shape else (),
-        chain="memory" if memory else "auto",
+        chain="memory" if memory else "evm" if with_cheater else "auto",
+        trial=Trial(validators=validators) if with_cheater else None,
     )
     uvloop.run(_up(options, console))
 
@@ -96,10 +105,17 @@ async def _live(options: Options, console: Console, stop: asyncio.Event, standin
         progress=progress,
         extra=options.extra,
         chain=options.chain,
+        trial=options.trial,
     ) as network:
         standing.set()
         if not options.json:
             show_ready(console, network, time.monotonic() - began)
+        if options.trial is not None:
+            told = await show_trial(network, console, stop)
+            steps = await network.wind_down()
+            if options.json:
+                print_json(told | {"settlement": steps})
+            return
         answer, facts = await _ask(network, options.once or EXAMPLE, console, quiet=options.json)
         if not options.json:
             show_answer(console, facts)

@@ -14,7 +14,15 @@ from bombyx.adapters.clock import SystemClock
 from bombyx.adapters.entropy import SystemEntropy
 from bombyx.adapters.keys import KeyFiles
 from bombyx.adapters.machine import Finding, chain_node, examine
-from bombyx.config import ClientConfig, NetworkDescriptor, ProxyConfig, SellConfig, WorkerConfig, state_home
+from bombyx.config import (
+    ClientConfig,
+    NetworkDescriptor,
+    ProxyConfig,
+    SellConfig,
+    ValidatorConfig,
+    WorkerConfig,
+    state_home,
+)
 
 if TYPE_CHECKING:
     from bombyx.compose.service import Service
@@ -26,10 +34,12 @@ __all__ = [
     "examine_machine",
     "key_store",
     "new_simulated_platform",
+    "start_cheater",
     "start_devnet",
     "start_endpoint",
     "start_proxy",
     "start_selling",
+    "start_validator",
     "start_worker",
 ]
 
@@ -82,6 +92,20 @@ async def start_proxy(config: ProxyConfig, network: NetworkDescriptor, state: Pa
 async def start_worker(config: WorkerConfig, network: NetworkDescriptor, state: Path) -> Service:
     """A worker that has dialled every proxy of the network."""
     from bombyx.compose.worker import start
+
+    return await start(config, network, state)
+
+
+async def start_validator(config: ValidatorConfig, network: NetworkDescriptor, state: Path) -> Service:
+    """A validator that is a member of its set and listens."""
+    from bombyx.compose.validator import start
+
+    return await start(config, network, state)
+
+
+async def start_cheater(config: WorkerConfig, network: NetworkDescriptor, state: Path) -> Service:
+    """A worker that lies about its model; for demonstrations, where enclaves are simulated."""
+    from bombyx.compose.cheater import start
 
     return await start(config, network, state)
 

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from bombyx.adapters.entropy import SystemEntropy
+from bombyx.adapters.evm import EvmLedger
 from bombyx.adapters.http_server import HttpServer
+from bombyx.adapters.ledger_http import HttpLedger
 from bombyx.adapters.proxy_http import HttpProxyTransport
 from bombyx.adapters.state_folder import StateFolder
 from bombyx.compose.policy import read_policy
-from bombyx.compose.service import Service, fund, open_clock, open_store
+from bombyx.compose.service import Service, fund, open_clock, open_store, validation_of
 from bombyx.compose.wallet import Ask, client_ledger, kept_keys
 from bombyx.config import ClientConfig, NetworkDescriptor, load, state_home
 from bombyx.errors import ConfigError
-from bombyx.ports import Ledger
+from bombyx.protocol.primitives import Address
 from bombyx.protocol.wire.request import Shape
 from bombyx.roles.client.core import Client
 from bombyx.roles.client.endpoint import Endpoint, check_host
@@ -86,7 +88,11 @@ async def opened(
 
 
 async def _started(
-    settings: ClientSettings, network: NetworkDescriptor, ledger: Ledger, held: StateFolder, keys: ClientKeys
+    settings: ClientSettings,
+    network: NetworkDescriptor,
+    ledger: HttpLedger | EvmLedger,
+    held: StateFolder,
+    keys: ClientKeys,
 ) -> Client:
     policy = read_policy(network.policy)
     store = open_store(held.path / "client.db", released=held.release)
@@ -100,6 +106,7 @@ async def _started(
         randomness=SystemEntropy(),
         store=store,
         ledger=ledger,
+        validation=validation_of(ledger),
     )
     try:
         await client.start()
@@ -127,6 +134,15 @@ def settings_of(config: ClientConfig) -> ClientSettings:
         max_price_output=config.max_price_output or None,
         deposit=config.deposit,
         budget=config.budget,
+        claim_refunds=config.claim_refunds,
+        refund_to=_refund_to(config.refund_to),
         keep_audits=config.keep_audits,
         audits_days=config.audits_days,
     )
+
+
+def _refund_to(text: str) -> Address | None:
+    try:
+        return Address.parse(text) if text else None
+    except ValueError:
+        raise ConfigError(f"client.refund_to takes an address of 20 bytes, not {text!r}") from None

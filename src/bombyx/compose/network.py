@@ -15,7 +15,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,28 @@ from bombyx.errors import BombyxError, ConfigError
 from bombyx.protocol.primitives import Address
 
 Progress = Callable[[str], None]
+READY_SECONDS = 180.0  # fifteen processes on two cores
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A network in which one worker lies and validators find out. Small canaries: everything here shares two cores."""
+
+    validators: int = 6
+    stake: int = 60_000_000  # base units of each worker
+    canary_tokens: int = 24
+
+    @property
+    def asking(self) -> tuple[str, ...]:
+        """What validators are told."""
+        few = ("--canaries", "1", "--canaries-new", "1", "--most-tokens", str(self.canary_tokens))
+        return (*few, "--port", "0", "--verbose")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the proxy is told: look at the registry every few seconds, so that an ejected worker goes soon."""
+        return {"BOMBYX_PROXY_CLAIM_EVERY": "3"}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,6 +62,8 @@ class RunningNetwork:
     devnet: Child
     proxy: Child
     workers: tuple[Child, ...] = ()
+    cheater: Child | None = None
+    validators: tuple[Child, ...] = ()
     client: Child | None = None
     children: list[Child] = field(default_factory=list)
 
@@ -64,7 +87,8 @@ class RunningNetwork:
         if self.client is not None:
             await stop_children([self.client])
             signed = await self._close_channels()
-        await stop_children(list(self.workers))
+        await stop_children(list(self.validators))
+        await stop_children([*self.workers, *([self.cheater] if self.cheater else [])])
         await stop_children([self.proxy])
         return with_vouchers(await settlement(self.descriptor), signed)
 
@@ -95,6 +119,7 @@ async def running_network(
     progress: Progress,
     extra: tuple[str, ...] = (),
     chain: str = "auto",
+    trial: Trial | None = None,
 ) -> AsyncIterator[RunningNetwork]:
     """Start everything, announce it, and stop everything. `extra` goes to the client's command line."""
     announced = default_descriptor_path()
@@ -102,7 +127,7 @@ async def running_network(
     state = folder or Path(tempfile.mkdtemp(prefix="bombyx-"))
     children: list[Child] = []
     try:
-        network = await _start(state, children, workers, port, progress, extra, chain)
+        network = await _start(state, children, workers, port, progress, extra, chain, trial)
         _announce(announced, network.descriptor)
         yield network
     finally:
@@ -122,6 +147,7 @@ async def _start(
     progress: Progress,
     extra: tuple[str, ...],
     chain: str,
+    trial: Trial | None,
 ) -> RunningNetwork:
     from bombyx.compose import new_simulated_platform
 
@@ -143,20 +169,30 @@ async def _start(
     progress("proxy")
     proxy = await _child(
         children, state, "proxy", "proxy", "--port", "0", "--expose-views", "--network", str(file),
-        "--state", str(state / "proxy"),
+        "--state", str(state / "proxy"), environment=trial.environment if trial else {},
     )  # fmt: skip
     line = ProxyAddress(address=Address.parse(proxy.ready["address"]), url=proxy.ready["url"])
     descriptor = dataclasses.replace(descriptor, proxies=(line,))
     file.write_text(descriptor.to_json())
     progress(f"{workers} workers")
-    started = await asyncio.gather(
-        *(
-            _child(
-                children, state, f"worker-{n}", "worker", "--network", str(file), "--state", str(state / f"worker-{n}")
-            )
-            for n in range(1, workers + 1)
+    staked = ("--stake", str(trial.stake)) if trial else ()
+    started = await _many(children, state, "worker", workers, "--network", str(file), *staked)
+    cheater: Child | None = None
+    validators: tuple[Child, ...] = ()
+    if trial is not None:
+        progress(f"a worker that lies, {trial.validators} validators")
+        cheater = await _child(
+            children,
+            state,
+            "cheater",
+            "demo-cheater",
+            "--network",
+            str(file),
+            "--state",
+            str(state / "cheater"),
+            *staked,
         )
-    )
+        validators = await _many(children, state, "validator", trial.validators, "--network", str(file), *trial.asking)
     progress("client")
     client = await _child(
         children, state, "client", "client", "--port", str(port), "--network", str(file),
@@ -167,14 +203,31 @@ async def _start(
         descriptor=descriptor,
         devnet=devnet,
         proxy=proxy,
-        workers=tuple(started),
+        workers=started,
+        cheater=cheater,
+        validators=validators,
         client=client,
         children=children,
     )
 
 
-async def _child(children: list[Child], state: Path, name: str, *arguments: str) -> Child:
-    child = await start_child(name, [*arguments, "--child"], log=state / "logs" / f"{name}.log")
+async def _many(children: list[Child], state: Path, role: str, count: int, *arguments: str) -> tuple[Child, ...]:
+    """So many of one role, side by side, each with a folder of its own."""
+    names = [f"{role}-{number}" for number in range(1, count + 1)]
+    starting = (_child(children, state, name, role, "--state", str(state / name), *arguments) for name in names)
+    return tuple(await asyncio.gather(*starting))
+
+
+async def _child(
+    children: list[Child], state: Path, name: str, *arguments: str, environment: Mapping[str, str] | None = None
+) -> Child:
+    child = await start_child(
+        name,
+        [*arguments, "--child"],
+        log=state / "logs" / f"{name}.log",
+        environment=environment,
+        ready_within=READY_SECONDS,
+    )
     children.append(child)
     return child
 

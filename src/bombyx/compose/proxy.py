@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bombyx.adapters.entropy import SystemEntropy
 from bombyx.adapters.http_server import HttpLimits, HttpServer
+from bombyx.adapters.pages_http import HttpPages
 from bombyx.adapters.state_folder import StateFolder
 from bombyx.adapters.websocket import websocket_upgrade
 from bombyx.compose.books import open_books, pay_key
@@ -44,6 +45,8 @@ async def start(config: ProxyConfig, network: NetworkDescriptor, state: Path) ->
     store, leases = await open_books(config, state, service, entropy, settings.timings.lease_life)
     payments = pay_key(key, entropy, shared=leases is not None)
     await fund(ledger, key.address, DEV_FUNDS)
+    pages = HttpPages()
+    service.stack.push_async_callback(pages.close)
     proxy = Proxy(
         settings,
         key=key,
@@ -53,6 +56,7 @@ async def start(config: ProxyConfig, network: NetworkDescriptor, state: Path) ->
         clock=clock,
         randomness=entropy,
         leases=leases,
+        forward=pages.forward,
     )
     await proxy.start()
     server = HttpServer(

@@ -5,33 +5,42 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
 
 from bombyx.adapters.calibrations import shipped_calibration
+from bombyx.adapters.clock import SystemClock
 from bombyx.adapters.engine_auditable import ENGINE, AuditableEngine
 from bombyx.adapters.engine_embedded import EmbeddedOptions
 from bombyx.adapters.entropy import SystemEntropy
+from bombyx.adapters.evm import EvmLedger
 from bombyx.adapters.gguf import file_digest, find_packaged_model, read_gguf
+from bombyx.adapters.ledger_http import HttpLedger
 from bombyx.adapters.state_folder import StateFolder
 from bombyx.adapters.token_gaps import TokenIndex
 from bombyx.adapters.websocket import WebSocketDialer
 from bombyx.compose.enclave import enclave_device, vendor_endorsements
 from bombyx.compose.external import external
 from bombyx.compose.rooting import keep_roots
-from bombyx.compose.service import Service, fund, open_clock, open_ledger, open_store
+from bombyx.compose.service import Service, fund, open_clock, open_ledger, open_store, stakes_of, validation_of
+from bombyx.compose.staking import enter_set
 from bombyx.config import NetworkDescriptor, WorkerConfig
 from bombyx.errors import ConfigError
+from bombyx.ports import OperatorRole
 from bombyx.protocol.primitives import sha256
 from bombyx.protocol.wire.audit import ALGORITHM
 from bombyx.protocol.wire.evidence import FileDigest, ModelManifest
+from bombyx.protocol.wire.signing import SigningKey
+from bombyx.roles.worker.defence import Defence
 from bombyx.roles.worker.runtime import Worker, WorkerPorts
 from bombyx.roles.worker.settings import Limits, Price, ProxyPeer, ServedModel, Timings, WorkerSettings
 
 EMBEDDED = "embedded"
 DEV_FUNDS = 1_000_000  # base units a development chain gives a new worker, for what a claim may cost
 READY_SECONDS = 60.0
+Serve = Callable[[WorkerConfig], Awaitable[ServedModel]]
 
 
 def packaged_model() -> Path | None:
@@ -42,7 +51,10 @@ def packaged_model() -> Path | None:
         return None
 
 
-async def start(config: WorkerConfig, network: NetworkDescriptor, state: Path) -> Service:
+async def start(
+    config: WorkerConfig, network: NetworkDescriptor, state: Path, *, serve: Serve | None = None
+) -> Service:
+    """`serve` gives the engine and what it is said to be; by default what the settings name."""
     from bombyx.compose import key_store
 
     service = Service(facts={"role": "worker"})
@@ -53,7 +65,7 @@ async def start(config: WorkerConfig, network: NetworkDescriptor, state: Path) -
     service.stack.push_async_callback(ledger.close)
     store = open_store(state / "worker.db")
     service.stack.push_async_callback(store.close)
-    model = await _model(config)
+    model = await (serve or _model)(config)
     service.stack.push_async_callback(model.engine.close)
     await fund(ledger, operator.address, DEV_FUNDS)
     http = await service.stack.enter_async_context(aiohttp.ClientSession())
@@ -77,6 +89,7 @@ async def start(config: WorkerConfig, network: NetworkDescriptor, state: Path) -
     service.stack.push_async_callback(worker.stop)
     await keep_roots(service, ledger, store, worker.receipt_key, operator)
     await asyncio.wait_for(worker.ready.wait(), READY_SECONDS)
+    await _stand_by(config, ledger, operator, service)
     service.drain = worker.drain
     service.facts |= {
         "operator": str(operator.address),
@@ -85,6 +98,26 @@ async def start(config: WorkerConfig, network: NetworkDescriptor, state: Path) -
         "trust_class": device.shown_as,
     }
     return service
+
+
+async def _stand_by(
+    config: WorkerConfig, ledger: HttpLedger | EvmLedger, operator: SigningKey, service: Service
+) -> None:
+    """Stake what was asked for, and watch for cases against us."""
+    stakes, validation = stakes_of(ledger), validation_of(ledger)
+    if stakes is None or validation is None:
+        return
+    if config.stake:
+        await fund(ledger, operator.address, DEV_FUNDS + 2 * config.stake)
+        await enter_set(stakes, OperatorRole.WORKER, config.stake, operator)
+    if config.appeal:
+        defence = asyncio.create_task(Defence(validation, operator, SystemClock()).run())
+        service.stack.push_async_callback(_ended, defence)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _settings(config: WorkerConfig, network: NetworkDescriptor, model: ServedModel) -> WorkerSettings:
@@ -107,10 +140,10 @@ def _settings(config: WorkerConfig, network: NetworkDescriptor, model: ServedMod
 
 
 async def _model(config: WorkerConfig) -> ServedModel:
-    return await (_embedded(config) if config.engine == EMBEDDED else external(config))
+    return await (embedded(config) if config.engine == EMBEDDED else external(config))
 
 
-async def _embedded(config: WorkerConfig) -> ServedModel:
+async def embedded(config: WorkerConfig) -> ServedModel:
     if config.manifest or config.tokens:
         raise ConfigError("the embedded engine makes its own manifest: --manifest and --tokens are an external one's")
     path = Path(config.model_file) if config.model_file else find_packaged_model()

@@ -59,6 +59,9 @@ class Court:
     kept: dict[int, Case] = field(default_factory=dict)
     commitments: dict[tuple[int, int, Address], Digest] = field(default_factory=dict)
     ejected: list[Address] = field(default_factory=list)
+    owed: dict[int, dict[Address, int]] = field(default_factory=dict)
+    finished: list[int] = field(default_factory=list)
+    paid: int = 0
 
     async def parameters(self) -> ValidationParameters:
         return PARAMETERS
@@ -168,18 +171,33 @@ class Court:
         found, (now, _) = self.kept[case], await self.now()
         if found.state is CaseState.QUEUED:
             self.ejected.append(found.accused)
-            self.kept[case] = replace(found, state=CaseState.CLOSED, ending=Ending.SLASHED, sentence=case)
+            self.kept[case] = replace(found, state=CaseState.CLOSED, ending=Ending.SLASHED)
+            self.owed[case] = {Address(b"c" * 20): 7}
         elif found.outcome is Verdict.GUILTY:
-            self.kept[case] = replace(found, state=CaseState.QUEUED, veto_until=now + PARAMETERS.veto_seconds)
+            until = now + PARAMETERS.veto_seconds
+            self.kept[case] = replace(found, state=CaseState.QUEUED, veto_until=until, sentence=case)
         else:
             self.kept[case] = replace(found, state=CaseState.CLOSED, ending=Ending.ACQUITTED)
         return Digest.zero()
 
     async def restitution(self, sentence: int) -> Restitution | None:
         return Restitution(
-            sentence=sentence, operator=NOBODY, slashed=0, bounty=0, for_clients=0, claimed=0, claim_until=0,
-            finished=True, owed={},
+            sentence=sentence, operator=NOBODY, slashed=9, bounty=1, for_clients=7, claimed=7, claim_until=0,
+            finished=sentence in self.finished, owed=dict(self.owed[sentence]),
         )  # fmt: skip
+
+    async def finish_refunds(self, sentence: int, *, signer: SigningKey) -> Digest:
+        if sentence in self.finished:
+            raise PaymentError("finished already", rule="VAL-15")
+        self.finished.append(sentence)
+        return Digest.zero()
+
+    async def pay_refund(self, sentence: int, payout: Address, *, signer: SigningKey) -> Digest:
+        if not self.owed[sentence][payout]:
+            raise PaymentError("nothing owed", rule="VAL-15")
+        self.paid += self.owed[sentence][payout]
+        self.owed[sentence][payout] = 0
+        return Digest.zero()
 
     def _decided(self, found: Case, verdict: Verdict, now: int) -> None:
         until = now if found.round == 2 else now + PARAMETERS.appeal_seconds

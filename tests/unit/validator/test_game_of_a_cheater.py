@@ -20,7 +20,7 @@ async def test_a_cheater_is_found_judged_appeals_loses_and_is_ejected_while_five
     workers = [TinyWorker(name) for name in HONEST] + [TinyWorker("cheater", TinyModel(weights=b"cheap"))]
     async with playing(workers) as game:
         reflex = asyncio.create_task(appeals(game, "cheater"))
-        await game.until(lambda: bool(game.court.ejected))
+        await game.until(lambda: game.court.paid > 0)
         reflex.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await reflex

@@ -28,7 +28,7 @@ from bombyx.errors import (
     Unavailable,
     Unreachable,
 )
-from bombyx.ports import Clock, EndorsementSource, Ledger, Store
+from bombyx.ports import Clock, EndorsementSource, Ledger, Store, Validation
 from bombyx.protocol.attest import AppraisalPolicy
 from bombyx.protocol.primitives import Address, Digest, RequestId
 from bombyx.protocol.seal import Randomness
@@ -49,6 +49,7 @@ from bombyx.roles.client.recording import Chain
 from bombyx.roles.client.refunds import RefundKeys
 from bombyx.roles.client.replicas import Replicas
 from bombyx.roles.client.response import ClientResponse, failure, local, marks
+from bombyx.roles.client.restitution import Restitution
 from bombyx.roles.client.sending import Journey, Sender, Sent
 from bombyx.roles.client.settings import ClientKeys, ClientSettings, ProxyLine
 from bombyx.roles.client.shelf import AuditShelf
@@ -78,6 +79,7 @@ class Client:
         store: Store,
         ledger: Ledger,
         endorsements: EndorsementSource | None = None,
+        validation: Validation | None = None,
     ) -> None:
         self.settings = settings
         self.policy = policy
@@ -115,6 +117,9 @@ class Client:
         self._last: KeptReceipt | None = None
         self._watching: asyncio.Task[None] | None = None
         self._told = Told()
+        self._keys = keys
+        self._validation = validation
+        self._claiming: asyncio.Task[None] | None = None
 
     @property
     def ledger(self) -> Ledger:
@@ -159,6 +164,16 @@ class Client:
             randomness=self._randomness,
             refunds=self._refunds,
         )
+        if self._validation is not None and self.settings.claim_refunds:
+            claims = Restitution(
+                self._store,
+                validation=self._validation,
+                key=self.refund_key,
+                payout=self.settings.refund_to or self._keys.payer,
+                sender=self._keys.owner,
+                clock=self._clock,
+            )
+            self._claiming = asyncio.create_task(claims.run())
         if len(self.lines) > 1:  # one proxy alone has nobody to be compared with
             self._watching = asyncio.create_task(self._keep_watch())
 
@@ -173,9 +188,10 @@ class Client:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
         await asyncio.gather(*self._tidying, return_exceptions=True)
-        if self._fetching is not None:
-            self._fetching.cancel()
-            await asyncio.gather(self._fetching, return_exceptions=True)
+        for chore in (self._fetching, self._claiming):
+            if chore is not None:
+                chore.cancel()
+                await asyncio.gather(chore, return_exceptions=True)
         for line in self.lines:
             await line.transport.close()
         await self._ledger.close()

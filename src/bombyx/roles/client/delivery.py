@@ -41,6 +41,7 @@ from bombyx.roles.client.kept import KeptReceipt
 from bombyx.roles.client.pipe import Pipe
 from bombyx.roles.client.receipts import ReceiptBook
 from bombyx.roles.client.recording import Chain, kept_of
+from bombyx.roles.client.restitution import content_row
 from bombyx.roles.client.shelf import AuditShelf
 from bombyx.roles.client.tally import Tally
 from bombyx.roles.client.wallet import Wallet
@@ -211,6 +212,7 @@ class Delivery:
         rows = await self._rows(kept)
         if verdict.package is not None:
             rows += self._desk.shelf.rows(request_id, verdict.package, self._desk.clock.now())
+            rows += (content_row(request_id, verdict.package),)
         await self._desk.wallet.settle(self._proxy, request_id, charge, self._terms.bps, *rows)
         self._stage = advance(self._stage, Event.ACTION_SETTLE)
         self._desk.on_kept(kept)

@@ -68,6 +68,8 @@ class ClientSettings:
     registry_seconds: float = 30.0
     registry_stale_seconds: float = 300.0  # how old it may get while the chain does not answer
     keep_openings: bool = False  # keep output ids beside receipts; they spell the answers
+    claim_refunds: bool = True  # from convicted workers; each claim shows on chain that its receipt was ours
+    refund_to: Address | None = None  # None: the payer's own account
     keep_audits: bool = False  # keep what re-runs an answer: it holds the prompt
     audits_days: int = 7
     audits_most: int = 1_000

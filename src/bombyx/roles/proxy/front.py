@@ -26,6 +26,8 @@ from bombyx.roles.proxy.closing import Closing
 from bombyx.roles.proxy.directory import Noticeboard, Shelf
 from bombyx.roles.proxy.dispatch import Dispatcher
 from bombyx.roles.proxy.metrics import Metrics
+from bombyx.roles.proxy.opt_in import PATH as OPT_IN
+from bombyx.roles.proxy.opt_in import OptInRelay
 from bombyx.roles.proxy.view import Observer, ProxyView, Views
 
 log = logging.getLogger("bombyx.proxy")
@@ -35,6 +37,7 @@ CBOR: Final = {"content-type": "application/cbor", "cache-control": "no-store"}
 BLOB: Final = {"content-type": "application/cbor", "cache-control": "public, max-age=31536000, immutable"}
 TEXT: Final = {"content-type": "text/plain; version=0.0.4; charset=utf-8"}
 OHTTP_KEY: Final = "https://iana.org/assignments/http-problem-types#ohttp-key"
+OCTETS: Final = {"content-type": "application/octet-stream", "cache-control": "no-store"}
 BLIND: Final = "/v1/blind"
 CHANNEL: Final = "/v1/channel/"
 CLOSE: Final = "/close"
@@ -57,7 +60,9 @@ class Front:
         census: Census,
         expose_views: bool,
         observer: Observer | None = None,
+        opt_ins: OptInRelay | None = None,
     ) -> None:
+        self._opt_ins = opt_ins
         self._closing = closing
         self._census = census
         self._admission = admission
@@ -86,9 +91,22 @@ class Front:
             elif path.startswith(CHANNEL) and path.endswith(CLOSE):
                 _allow(method, "POST")
                 self._spawn(self._close(exchange, _digest(path.removeprefix(CHANNEL).removesuffix(CLOSE))))
+            elif path.startswith(OPT_IN) and self._opt_ins is not None:
+                _allow(method, "GET", "HEAD", "POST")
+                self._spawn(self._opt_in(exchange, self._opt_ins, path.removeprefix(OPT_IN)))
             else:
                 _allow(method, "GET", "HEAD")
                 self._page(exchange, path)
+        except BombyxError as error:
+            self._refuse(exchange, error)
+
+    async def _opt_in(self, exchange: HttpExchange, relay: OptInRelay, name: str) -> None:
+        """A client's answer on its way to a validator, or that validator's evidence; neither is read here."""
+        try:
+            if exchange.request.method == "POST":
+                exchange.respond(await relay.take(name, exchange.request.body), JSON)
+            else:
+                exchange.respond(200, OCTETS, await relay.evidence(name))
         except BombyxError as error:
             self._refuse(exchange, error)
 

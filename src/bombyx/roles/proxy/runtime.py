@@ -31,6 +31,7 @@ from bombyx.roles.proxy.dispatch import Dispatcher
 from bombyx.roles.proxy.front import Front
 from bombyx.roles.proxy.holdings import PAYEE, PAYER, Holdings
 from bombyx.roles.proxy.metrics import Metrics
+from bombyx.roles.proxy.opt_in import Forward, OptInRelay
 from bombyx.roles.proxy.registry import Registry
 from bombyx.roles.proxy.roster import Roster
 from bombyx.roles.proxy.scribe import Scribe
@@ -59,8 +60,11 @@ class Proxy:
         randomness: Randomness,
         observer: Observer | None = None,
         leases: Leases | None = None,
+        forward: Forward | None = None,
     ) -> None:
-        """`leases`: this process is one of several over `store`; None: it has the store alone."""
+        """`leases`: this process is one of several over `store`; None: it has the store alone. `forward`: how clients'
+        opt-ins reach validators; None: they do not."""
+        self._forward = forward
         self.settings = settings
         self.metrics = Metrics()
         self.roster = Roster()
@@ -149,6 +153,7 @@ class Proxy:
             census=Census(books, self._ledger, clock),
             expose_views=settings.expose_views,
             observer=self._observer,
+            opt_ins=None if self._forward is None else OptInRelay(self._ledger, self._forward, clock),
         )
         registry = Registry(
             self._ledger,

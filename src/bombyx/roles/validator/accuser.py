@@ -25,7 +25,7 @@ from bombyx.roles.validator.standing import Standing
 
 log = logging.getLogger("bombyx.validator")
 _SETTLED = (Ending.SLASHED, Ending.STRUCK)  # it was found guilty for this already
-SPREAD_SECONDS = 4.0  # validators who find the same at the same time do not all pay a bond
+SPREAD_SECONDS = 12.0  # validators who find the same at the same time do not all pay a bond
 
 
 class Accuser:

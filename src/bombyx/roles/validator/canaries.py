@@ -128,12 +128,15 @@ class Rounds:
     async def _target(self, offer: OnOffer, operator: Address) -> Target:
         settings = self._settings
         standing = await self._book.standing(operator, offer.model)
-        more = standing is None or standing.judged < settings.known_after or standing.suspicious
+        new = standing is None or standing.judged < settings.known_after
+        canaries = settings.canaries_new if new else settings.canaries
+        if standing is not None and standing.suspicious:
+            canaries = 2 * settings.canaries_new
         return Target(
             operator=operator,
             model=offer.model,
             name=offer.name,
-            canaries=settings.canaries_new if more else settings.canaries,
+            canaries=canaries,
             most=settings.most_tokens,
             others=tuple(other for other in offer.operators if other != operator),
         )
@@ -169,6 +172,7 @@ class Rounds:
         if heard.ended is Ended.ANSWERED and heard.operator is not None:
             await self._book.keep_answer(plan.epoch, canary.index, heard.operator, heard.package, heard.bundle)
             async with self._judging:
+                await self._examiner.calm()
                 verdict = await self._examiner.examine(AuditPackage.decode(heard.package), manifest)
             await self._book.keep_verdict(plan.epoch, canary.index, verdict)
         async with self._weighing:

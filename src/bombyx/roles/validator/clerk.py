@@ -108,7 +108,7 @@ class Clerk:
         if before is None or (before.state, before.round, before.outcome) != (case.state, case.round, case.outcome):
             log.info("case %d: %s, round %d, %s", case.id, case.state.name, case.round, case.ending.name)
         self.cases[case.id] = case
-        if case.sentence and case.ending is Ending.SLASHED and (before is None or not before.sentence):
+        if case.ending is Ending.SLASHED and (before is None or before.ending is not Ending.SLASHED):
             self._restituting[case.id] = case.sentence
 
     def _due(self, case: Case, now: int, block: int) -> Callable[[], Awaitable[None]] | None:

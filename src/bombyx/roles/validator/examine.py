@@ -9,8 +9,10 @@ sign is nobody's answer, and raises.
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -53,10 +55,29 @@ def identity(manifest: ModelManifest) -> Identity:
 
 
 class Examiner:
-    """Over the models at hand. Holds nothing of what it judges."""
+    """Over the models at hand. Holds nothing of what it judges. Jury duty has a deadline, so it goes first."""
 
     def __init__(self, models: dict[Identity, Weights]) -> None:
         self._models = models
+        self._duties = 0
+        self._calm = asyncio.Event()
+        self._calm.set()
+
+    @asynccontextmanager
+    async def first(self) -> AsyncIterator[None]:
+        """Everybody who only waits for `calm` waits until this is over."""
+        self._duties += 1
+        self._calm.clear()
+        try:
+            yield
+        finally:
+            self._duties -= 1
+            if not self._duties:
+                self._calm.set()
+
+    async def calm(self) -> None:
+        """Until nothing urgent is judged."""
+        await self._calm.wait()
 
     def knows(self, manifest: ModelManifest) -> bool:
         return identity(manifest) in self._models

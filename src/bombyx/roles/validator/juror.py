@@ -113,7 +113,8 @@ class Juror:
         ABSTAIN is for what may be our own fault: a page that did not answer, a model we do not have."""
         try:
             evidence = open_case(await self._fetch(case), case.accusation, case.accuser)
-            return await self._weigh(case, evidence)
+            async with self._examiner.first():
+                return await self._weigh(case, evidence)
         except Unavailable as error:
             return Opinion(verdict=Verdict.ABSTAIN, log10=0.0, why=error.message)
         except PeerError as error:
@@ -146,24 +147,23 @@ class Juror:
         for signer in signers:
             if not await self._register.had_key(case.accused, signer):
                 raise Unavailable("an enclave whose key the registry never named to us", rule="AUD-54")
+        packages = [check_exhibit(one, accused=case.accused, domain=domain, signers=signers) for one in shown]
         weighed = Evidence.none(manifest.calibration)
         judged = 0
-        for exhibit in shown:
-            package = check_exhibit(exhibit, accused=case.accused, domain=domain, signers=signers)
+        for package in packages:
             verdict = None if package is None else await self._examiner.examine(package, manifest)
             judged += verdict is not None
             weighed = taken_in(weighed, verdict)
+            if find(weighed) is Verdict.GUILTY:
+                break  # evidence that was ever reached stays reached: nothing that follows takes it away
         return Opinion(verdict=find(weighed), log10=weighed.peak, why=f"{judged} of {len(shown)} canaries re-run")
 
     async def _commitments(self, case: Case) -> dict[int, PlanCommitment]:
         """The accuser's, of every epoch of the case's block: none may be left out of its evidence."""
         last = case.accusation.to_epoch
-        found = {}
-        for epoch in range(first_epoch(last), last + 1):
-            committed = await self._validation.plan_of(case.accuser, epoch)
-            if committed is not None:
-                found[epoch] = committed
-        return found
+        epochs = range(first_epoch(last), last + 1)
+        plans = await asyncio.gather(*(self._validation.plan_of(case.accuser, epoch) for epoch in epochs))
+        return {plan.epoch: plan for plan in plans if plan is not None}
 
     def _signers(
         self, accused: Address, evidence: CaseEvidence, signed: Mapping[Address, Sequence[Instant]]

@@ -92,6 +92,7 @@ class OptIns:
         if data is None:
             return
         manifest = ModelManifest.decode(data)
+        await self._examiner.calm()
         verdict = await self._examiner.examine(package, manifest)
         standing = await self._book.standing(receipt.operator, receipt.model)
         if standing is None:

@@ -11,7 +11,7 @@ class ValidatorSettings:
     """Everything a validator needs to know besides its ports and keys."""
 
     canaries: int = 4  # per worker, model and epoch
-    canaries_new: int = 8  # of a worker with few judged answers, or under suspicion
+    canaries_new: int = 8  # of a worker with few judged answers; twice as many under suspicion
     known_after: int = 16  # judged answers after which a worker is no longer new
     most_tokens: int = 256  # of a canary's answer, at most
     k: int = 3  # candidates of a canary that is not for one worker alone

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A validator: a model to re-run answers with, ordinary clients to ask through, a stake, and a page for jurors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from bombyx.adapters.entropy import SystemEntropy
+from bombyx.adapters.http_server import HttpLimits, HttpServer
+from bombyx.adapters.pages_http import HttpPages
+from bombyx.adapters.state_folder import StateFolder
+from bombyx.compose.policy import read_policy
+from bombyx.compose.service import Service, fund, open_clock, open_ledger, open_store, stakes_of, validation_of
+from bombyx.compose.staking import enter_set
+from bombyx.compose.validator_client import ClientAsker
+from bombyx.compose.validator_enclave import OptInEnclave, open_enclave
+from bombyx.compose.weights import open_weights
+from bombyx.config import ClientConfig, NetworkDescriptor, ValidatorConfig, load
+from bombyx.errors import ConfigError
+from bombyx.ports import HttpExchange, HttpHandler, Operator, OperatorRole
+from bombyx.protocol.primitives import Address, Digest
+from bombyx.roles.validator.asking import Asker
+from bombyx.roles.validator.examine import Examiner
+from bombyx.roles.validator.runtime import NO_ENCLAVE, Enclave, Validator, ValidatorPorts
+from bombyx.roles.validator.settings import ValidatorSettings
+
+DEV_FUNDS = 1_000_000_000  # base units a development chain gives a new validator: stake, bonds, gas
+
+
+async def start(config: ValidatorConfig, network: NetworkDescriptor, state: Path) -> Service:
+    from bombyx.compose import key_store
+
+    service = Service(facts={"role": "validator"})
+    clock, entropy = open_clock(), SystemEntropy()
+    service.stack.callback(StateFolder.hold(state).release)
+    key = key_store(state).load_or_create("validator")
+    ledger = open_ledger(network, state)
+    service.stack.push_async_callback(ledger.close)
+    stakes, validation = stakes_of(ledger), validation_of(ledger)
+    if stakes is None or validation is None:
+        raise ConfigError("this chain has no contracts of stake and validation", rule="VAL-6")
+    store = open_store(state / "validator.db")
+    service.stack.push_async_callback(store.close)
+    pages = HttpPages()
+    service.stack.push_async_callback(pages.close)
+    await fund(ledger, key.address, DEV_FUNDS)
+    models = await open_weights(
+        Path(config.model_file) if config.model_file else None, context=config.context, threads=config.threads
+    )
+    for model in models.values():
+        service.stack.push_async_callback(model.prefill.close)
+    enclave = await open_enclave(config, network, key.address, ledger, service) if config.enclave else None
+    door = _Door()
+    server = HttpServer(door.handle, limits=HttpLimits(max_body=1 << 21))
+    await server.start(config.host, config.port)
+    service.stack.push_async_callback(server.close)
+    url = config.public_url or f"http://{config.host}:{server.port}"
+    await ledger.register(_line(key.address, url, enclave), signer=key)
+    await enter_set(stakes, OperatorRole.VALIDATOR, config.stake, key)
+    validator = Validator(
+        _settings(config),
+        ValidatorPorts(
+            clock=clock,
+            entropy=entropy,
+            store=store,
+            ledger=ledger,
+            validation=validation,
+            pages=pages,
+            asker=_askers(config, network, state),
+        ),
+        key=key,
+        url=url,
+        parameters=await validation.parameters(),
+        policy=read_policy(network.policy),
+        examiner=Examiner(models),
+        enclave=NO_ENCLAVE if enclave is None else Enclave(bundle=enclave.bundle, keys=enclave.keys),
+    )
+    await validator.start()
+    service.stack.push_async_callback(validator.stop)
+    door.open(validator.handle)
+    service.facts |= {"url": url, "address": str(key.address), "models": len(models)}
+    return service
+
+
+class _Door:
+    """Listens before the validator stands: its address is part of what it registers."""
+
+    def __init__(self) -> None:
+        self._handler: HttpHandler | None = None
+
+    def open(self, handler: HttpHandler) -> None:
+        self._handler = handler
+
+    def handle(self, exchange: HttpExchange) -> None:
+        if self._handler is None:
+            exchange.respond(503, {"retry-after": "2"})
+        else:
+            self._handler(exchange)
+
+
+def _askers(config: ValidatorConfig, network: NetworkDescriptor, state: Path) -> Callable[[int], Asker]:
+    """A client for each epoch, its payer the next of our accounts."""
+    spends = replace(
+        load(ClientConfig),
+        deposit=config.deposit,
+        budget=1_000 * config.deposit,
+        signer="",
+        signer_account="",
+    )
+    return lambda epoch: ClientAsker(spends, network, state / "payers" / str(epoch % config.payers))
+
+
+def _settings(config: ValidatorConfig) -> ValidatorSettings:
+    return ValidatorSettings(
+        canaries=config.canaries,
+        canaries_new=config.canaries_new,
+        most_tokens=config.most_tokens,
+        single_bps=config.single_bps,
+        at_once=config.at_once,
+        watch_seconds=config.watch_every,
+        accuse=config.accuse,
+    )
+
+
+def _line(address: Address, url: str, enclave: OptInEnclave | None) -> Operator:
+    """Our line of the registry."""
+    return Operator(
+        address=address,
+        role=OperatorRole.VALIDATOR,
+        endpoint=url,
+        receipt_address=address,
+        pay_authorizer=address,
+        pay_key_config=enclave.key_config if enclave is not None else b"",
+        price_sheet=Digest.zero(),
+        models=(),
+    )
