@@ -30,6 +30,9 @@ from bombyx.cli.reference import app as reference_app
 from bombyx.cli.roles import client, devnet, proxy, worker
 from bombyx.cli.sell import sell
 from bombyx.cli.settings import app as config_app
+from bombyx.cli.slash import app as slash_app
+from bombyx.cli.slash import appeal
+from bombyx.cli.stake import app as stake_app
 from bombyx.cli.up import up
 from bombyx.cli.validator import demo_cheater, validator
 from bombyx.cli.verify import verify
@@ -68,6 +71,9 @@ app.add_typer(network_app, name="network")
 app.add_typer(money_app, name="money")
 app.command()(watchtower)
 app.add_typer(reference_app, name="reference")
+app.add_typer(stake_app, name="stake")
+app.add_typer(slash_app, name="slash")
+app.command()(appeal)
 app.add_typer(keys_app, name="keys")
 app.add_typer(config_app, name="config")
 app.add_typer(enclave_app, name="enclave")
