@@ -9,9 +9,12 @@ Always: answers come out as the Endorser signed them; no answer, a late one or t
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import urllib.parse
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlencode
 
@@ -19,10 +22,14 @@ import aiohttp
 import dcap_qvl
 import orjson
 
-from bombyx.errors import MalformedMessage, Unavailable
+from bombyx.adapters.endorsements import keep_file, kept_file
+from bombyx.errors import AttestationError, MalformedMessage, Unavailable
 from bombyx.protocol.attest import snp
 from bombyx.protocol.attest.bare import technology_of
 from bombyx.protocol.attest.gpu import parse_gpu_evidence
+from bombyx.protocol.attest.rim import parse_rim
+from bombyx.protocol.attest.roots import NVIDIA_RIM_ROOT
+from bombyx.protocol.primitives import sha256
 
 INTEL_PCS: Final = "https://api.trustedservices.intel.com"
 INTEL_ROOT_CRL: Final = "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der"
@@ -173,12 +180,23 @@ class AnyEndorsements:
 
 
 class NvidiaServices:
-    """NVIDIA's Remote Attestation Service, its key set, and its RIM service."""
+    """NVIDIA's Remote Attestation Service, its key set, and its RIM service.
+
+    A RIM file never changes under its name: with a `directory` it is asked for once, and kept if its signature holds.
+    """
 
     def __init__(
-        self, fetcher: Fetcher, nras: str = NVIDIA_NRAS, rim: str = NVIDIA_RIM, rim_key: str | None = None
+        self,
+        fetcher: Fetcher,
+        nras: str = NVIDIA_NRAS,
+        rim: str = NVIDIA_RIM,
+        rim_key: str | None = None,
+        *,
+        directory: Path | None = None,
+        rim_root: bytes = NVIDIA_RIM_ROOT,
     ) -> None:
         self._fetcher, self._nras, self._rim = fetcher, nras.rstrip("/"), rim.rstrip("/")
+        self._directory, self._rim_root = directory, rim_root
         self._headers = {"authorization": f"Bearer {rim_key}"} if rim_key else {}
 
     async def tokens(self, evidence: bytes, nonce: bytes) -> bytes:
@@ -199,7 +217,24 @@ class NvidiaServices:
         return tuple([await self._rim_file(name) for name in names])
 
     async def _rim_file(self, name: str) -> bytes:
-        body, _ = await self._fetcher.get(f"{self._rim}/v1/rim/{name}", self._headers)
+        path = None if self._directory is None else self._directory / f"rim-{sha256(name.encode()).hex()[:32]}.xml"
+        kept = None if path is None else await asyncio.to_thread(kept_file, path)
+        if kept is not None and self._holds(kept):
+            return kept
+        fresh = await self._fetched(name)
+        if path is not None and self._holds(fresh):
+            await asyncio.to_thread(keep_file, path, fresh)
+        return fresh
+
+    def _holds(self, rim: bytes) -> bool:
+        try:
+            parse_rim(rim, self._rim_root)
+        except (MalformedMessage, AttestationError):
+            return False
+        return True
+
+    async def _fetched(self, name: str) -> bytes:
+        body, _ = await self._fetcher.get(f"{self._rim}/v1/rim/{urllib.parse.quote(name, safe='')}", self._headers)
         try:
             return base64.b64decode(orjson.loads(body)["rim"], validate=True)
         except (ValueError, KeyError, TypeError):

@@ -83,7 +83,7 @@ class _Services:
             work = Capture(
                 fetcher=fetcher,
                 endorsements=vendors if self.cache is None else CachedEndorsements(vendors, self.cache, clock),
-                nvidia=NvidiaServices(fetcher, self.nras, self.rim),
+                nvidia=NvidiaServices(fetcher, self.nras, self.rim, directory=self.cache),
                 revocation=RevocationAnswers(fetcher, clock, self.ocsp, self.cache),
                 clock=clock,
             )

@@ -18,16 +18,18 @@ from tests.unit.attest.services import CHIP, FixedClock, Services, running
 from typer.testing import CliRunner
 
 from bombyx.adapters.endorsements import CachedEndorsements, expires, platform_of
-from bombyx.adapters.endorsements_http import AmdEndorsements, Fetcher, IntelEndorsements
+from bombyx.adapters.endorsements_http import AmdEndorsements, Fetcher, IntelEndorsements, NvidiaServices
 from bombyx.adapters.evidence_http import Capture, with_nonce
 from bombyx.adapters.revocation_http import MAX_ASKED, RevocationAnswers
 from bombyx.adapters.simulator import SimulatedEnclave, sgx
+from bombyx.adapters.simulator.golden import manifest
 from bombyx.adapters.simulator.p384 import signer
 from bombyx.adapters.simulator.snp import SnpGuest
 from bombyx.cli.app import app
 from bombyx.compose.enclave import vendor_endorsements
 from bombyx.errors import BombyxError, LocalError, MalformedMessage, Unavailable
 from bombyx.protocol.attest import Archive, Examination, Report, Verdict, examine, policy_to_toml, recognise
+from bombyx.protocol.attest.gpu import parse_gpu_evidence
 from bombyx.protocol.attest.ocsp import issued
 
 QUOTE = PLATFORM.quote(SimulatedEnclave(platform=PLATFORM).report(bytes(64)))
@@ -224,6 +226,23 @@ async def test_answers_on_revocation_are_kept_until_the_next_is_due(
     late = RevocationAnswers(Fetcher(session), FixedClock(NOW.plus(seconds=86_000)), f"{services.url}/ocsp", tmp_path)
     await late.of(chains)
     assert services.asked.count("/ocsp") == 5
+
+
+async def test_golden_measurements_are_asked_for_once(
+    services: Services, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """ATT-11: a RIM file never changes under its name; one that does not verify is neither kept nor used again."""
+    evidence = orjson.dumps(GPUS.evidence(NONCE))
+    names = parse_gpu_evidence(evidence)[0].runtime().names()
+    good = manifest("570", dict(enumerate(GPUS.measurements())), GPUS.root)
+    services.rims = {names[0]: good, names[1]: b"<no rim/>"}
+    keeper = NvidiaServices(Fetcher(session), services.url, services.url, directory=tmp_path, rim_root=GPUS.root.root)
+    assert await keeper.rims(evidence) == (good, b"<no rim/>") == await keeper.rims(evidence)
+    asked = [one for one in services.asked if one.startswith("/v1/rim/")]
+    [kept] = await asyncio.to_thread(lambda: list(tmp_path.iterdir()))
+    assert len(asked) == 3
+    await asyncio.to_thread(kept.write_bytes, good[:-20])
+    assert (await keeper.rims(evidence))[0] == good
 
 
 @pytest.mark.parametrize("broken", ["status", "unauthorized", "many"])
