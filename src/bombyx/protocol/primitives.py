@@ -7,6 +7,7 @@ Sizes and hashes are those of SHA-256 (FIPS 180-4), Keccak-256 (Ethereum yellow 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 from typing import Self, SupportsIndex
@@ -14,6 +15,8 @@ from typing import Self, SupportsIndex
 import sha3
 
 MAX_AMOUNT = 2**128 - 1  # token base units; x402 batch-settlement uses uint128
+_new = bytes.__new__  # a hash has its length already; this is on every request's way, a dozen times
+_new_int = int.__new__
 
 
 class Sized(bytes):
@@ -76,8 +79,8 @@ class Amount(int):
     __slots__ = ()
 
     def __new__(cls, value: SupportsIndex) -> Self:
-        number = super().__new__(cls, value)
-        if not 0 <= number <= MAX_AMOUNT:
+        number = _new_int(cls, value)
+        if number < 0 or number >> 128:
             raise ValueError(f"an Amount lies in 0 .. 2^128-1, not {int(number)}")
         return number
 
@@ -88,7 +91,7 @@ class Instant(int):
     __slots__ = ()
 
     def __new__(cls, milliseconds: SupportsIndex) -> Self:
-        number = super().__new__(cls, milliseconds)
+        number = _new_int(cls, milliseconds)
         if not 0 <= number < 2**63:
             raise ValueError(f"an Instant lies in 0 .. 2^63-1 ms, not {int(number)}")
         return number
@@ -136,14 +139,15 @@ class Secret:
         raise TypeError("a Secret is not pickled")
 
 
-_new = bytes.__new__  # a hash has its length already; this is on every request's way, a dozen times
+_sha256 = hashlib.sha256
 
 
-def sha256(*parts: bytes) -> Digest:
-    """SHA-256 over the concatenation of `parts`."""
-    h = hashlib.sha256(parts[0] if parts else b"")
-    for part in parts[1:]:
-        h.update(part)
+def sha256(first: bytes = b"", *more: bytes) -> Digest:
+    """SHA-256 over the concatenation of the parts."""
+    h = _sha256(first)
+    if more:
+        for part in more:
+            h.update(part)
     return _new(Digest, h.digest())
 
 
@@ -152,6 +156,11 @@ def keccak256(*parts: bytes) -> Digest:
     return _new(Digest, sha3.keccak_256(b"".join(parts)).digest())
 
 
+@functools.lru_cache(maxsize=256)
+def _label(tag: str) -> bytes:
+    return tag.encode() + b"\x00"
+
+
 def tagged_hash(tag: str, *parts: bytes) -> Digest:
     """SHA-256(tag || 0x00 || parts): one tag per meaning, so that no hash can be read as another."""
-    return sha256(tag.encode(), b"\x00", *parts)
+    return sha256(_label(tag), *parts)

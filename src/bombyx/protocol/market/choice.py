@@ -14,11 +14,13 @@ from typing import Final
 
 from bombyx.protocol.market.stats import WorkerStats, slowdown
 from bombyx.protocol.primitives import Amount, Digest
+from bombyx.protocol.quick import quick
 
 PRICE_WEIGHT: Final = 0.5  # twice the price counts as 1.41 times the time
 FULL_PROGRESS: Final = 0.5  # a request that runs is, on average, half done
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
     """Requests a worker runs, requests that wait there, and how many it runs at once."""
@@ -36,6 +38,7 @@ class Load:
         return self.active + self.queued >= self.capacity
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
     """One candidate as the proxy knows it: what it would charge, how busy it is, what was seen of it."""
@@ -46,6 +49,7 @@ class Contender:
     stats: WorkerStats
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """`worker` is None when nobody can serve now; `ranking` holds all who can, best first."""
@@ -70,21 +74,20 @@ def choose(contenders: Sequence[Contender], *, output_units: int, now: float, lo
     able = [c for c in contenders if not c.load.full]
     if not able:
         return Choice(worker=None, ranking=(), why=f"all {len(contenders)} candidates are full")
-    cheapest = max(1, min(int(c.price) for c in able))
-
-    def score(contender: Contender) -> float:
-        factor: float = (max(1, int(contender.price)) / cheapest) ** PRICE_WEIGHT
-        return expected_seconds(contender, output_units, now) * factor / contender.stats.reputation()
-
+    cheapest = max(1, min([c.price for c in able]))
     start = int(lottery * len(able))
-    turned = able[start:] + able[:start]  # ties fall to whoever the lottery puts first
-    standing = {c.worker: c.stats.standing(now) for c in able}
-    weighed = [(_CLASS[standing[c.worker]], score(c), place, c.worker) for place, c in enumerate(turned)]
+    weighed = []
+    for place, contender in enumerate(able[start:] + able[:start]):  # ties fall to whoever the lottery puts first
+        stats, price = contender.stats, max(1, contender.price)
+        factor = (price / cheapest) ** PRICE_WEIGHT if price != cheapest else 1.0
+        score = expected_seconds(contender, output_units, now) * factor / stats.reputation()
+        weighed.append((_CLASS[stats.standing(now)], score, place, contender))
     weighed.sort()
-    _, least, _, best = weighed[0]
-    why = f"{standing[best]}, expected {least:.2f} s, {len(weighed)} of {len(contenders)} able"
-    return Choice(worker=best, ranking=tuple(worker for *_, worker in weighed), why=why)
+    standing, least, _, best = weighed[0]
+    why = f"{_STANDING[standing]}, expected {least:.2f} s, {len(weighed)} of {len(contenders)} able"
+    return Choice(worker=best.worker, ranking=tuple([one.worker for *_, one in weighed]), why=why)
 
 
 # A half-open worker goes first: its one probe is how it comes back, and a probe that fails costs one failover.
 _CLASS: Final = {"half-open": 0, "open": 1, "ejected": 2}
+_STANDING: Final = tuple(sorted(_CLASS, key=_CLASS.__getitem__))

@@ -17,6 +17,7 @@ from typing import Any, Final
 from bombyx.errors import LocalError, PaymentError, Peer
 from bombyx.protocol.pay.grant import signed_by
 from bombyx.protocol.primitives import Amount, Digest, Instant, RequestId
+from bombyx.protocol.quick import quick
 from bombyx.protocol.wire.channel import ChannelConfig, voucher_digest
 from bombyx.protocol.wire.request import SignedVoucher
 from bombyx.protocol.wire.signing import SigningKey
@@ -31,6 +32,7 @@ class Phase(IntEnum):
     CLOSED = 2  # claimed and given back; nothing changes any more
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiveVoucher:
     """A verified voucher raised the ceiling."""
@@ -39,6 +41,7 @@ class ReceiveVoucher:
     signature: bytes
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiveRequest:
     """A request was authorised up to `cap`."""
@@ -47,6 +50,7 @@ class ReceiveRequest:
     cap: Amount
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActionSettle:
     """A request ended and costs `charge`."""
@@ -111,6 +115,7 @@ TRANSITIONS: Final[Mapping[Phase, Mapping[type, Phase]]] = {
 }
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PayeeChannel:
     """What a payee knows of one channel. Change it by `step` alone."""

@@ -14,6 +14,7 @@ from typing import Final
 
 from bombyx.errors import MalformedMessage, PaymentError, Peer
 from bombyx.protocol.primitives import Digest, Instant, Secret, tagged_hash
+from bombyx.protocol.quick import quick
 from bombyx.protocol.wire.channel import ChannelConfig, grant_digest
 from bombyx.protocol.wire.request import SignedGrant
 from bombyx.protocol.wire.signing import SigningKey, recover
@@ -77,6 +78,7 @@ def signed_by(address: bytes, digest: Digest, signature: bytes) -> bool:
         return False
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """One open session at the payee: the key, the highest counter seen and the window of 256 below it."""

@@ -36,6 +36,7 @@ from bombyx.protocol.pay.channel import (
 )
 from bombyx.protocol.pay.view import ChannelView, Claim
 from bombyx.protocol.primitives import Address, Amount, Digest, Instant, RequestId, Secret
+from bombyx.protocol.quick import quick
 from bombyx.protocol.wire.channel import ChannelConfig, refund_digest
 from bombyx.protocol.wire.request import Payment, SignedGrant, SignedVoucher
 from bombyx.protocol.wire.signing import SigningKey
@@ -66,6 +67,7 @@ class PayeeTerms:
         return self.longest_request + 2 * self.claim_interval
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
     """A request that is paid for, up to `cap`."""
@@ -182,14 +184,15 @@ class PayeeBook:
             raise PaymentError(f"a cap of {payment.cap} is authorised, {cap} is needed", peer=self._payer, rule="PAY-5")
         if payment.mac:
             self._authenticate(channel, payment, meta_hash, body_hash, now, session_key)
-        raised = self._with_voucher(channel, payment)
+        raised = channel if payment.voucher is None else self._with_voucher(channel, payment.voucher)
         if not payment.mac:
             self._check_strict(raised, payment)
         self._check_deposit(raised, view, now)
-        after = step(raised, ReceiveRequest(request_id=request_id, cap=Amount(payment.cap)))
-        self._journal.put(r.RESERVED, channel.id, payment.cap.to_bytes(16), request_id)
+        amount = Amount(payment.cap)
+        after = step(raised, ReceiveRequest(request_id=request_id, cap=amount))
+        self._journal.put(r.RESERVED, channel.id, amount.to_bytes(16), request_id)
         self._replace(channel, after)
-        return Reservation(channel=channel.id, request_id=request_id, cap=Amount(payment.cap))
+        return Reservation(channel=channel.id, request_id=request_id, cap=amount)
 
     def raise_ceiling(self, voucher: SignedVoucher, *, view: ChannelView, now: Instant) -> Amount:
         """Take a voucher outside of a request. A smaller one than held is the payer's fault (PAY-7)."""
@@ -232,7 +235,8 @@ class PayeeBook:
         if payment.grant is not None:
             known = self._session_of(channel.id, payment.grant.key_hash)
             return (known or self._new_session(channel, payment.grant, now, key),)
-        alive = tuple(session for session in self._sessions.get(channel.id, ()) if now < session.not_after)
+        held = self._sessions.get(channel.id, ())
+        alive = held if all(now < session.not_after for session in held) else _alive(held, now)
         if not alive:
             raise PaymentError("no session is open on this channel: present a grant", peer=self._payer, rule=NO_SESSION)
         return alive
@@ -273,10 +277,7 @@ class PayeeBook:
         keys[session.key_hash] = session.not_after
         self._journal.put(r.KEY, channel, int(session.not_after).to_bytes(8), session.key_hash)
 
-    def _with_voucher(self, channel: PayeeChannel, payment: Payment) -> PayeeChannel:
-        voucher = payment.voucher
-        if voucher is None:
-            return channel
+    def _with_voucher(self, channel: PayeeChannel, voucher: SignedVoucher) -> PayeeChannel:
         event = check_voucher(voucher, channel, self.domain, peer=self._payer)
         if event.ceiling <= channel.ceiling:
             return channel  # requests overtake each other: a smaller voucher is late, and gives nothing
@@ -441,11 +442,24 @@ class PayeeBook:
 
     def _replace(self, before: PayeeChannel, after: PayeeChannel) -> None:
         self._channels[after.id] = after
-        if _numbers(before) != _numbers(after):
+        if (
+            before.charged != after.charged
+            or before.ceiling != after.ceiling
+            or before.phase is not after.phase
+            or before.claimed != after.claimed
+            or before.owed_since != after.owed_since
+        ):
             self._save(after)
 
     def _save(self, channel: PayeeChannel) -> None:
-        self._journal.put(r.STATE, channel.id, _STATE.pack(*_packed(channel)) + channel.signature)
+        state = _STATE.pack(
+            channel.phase,
+            channel.ceiling.to_bytes(16),
+            channel.charged.to_bytes(16),
+            channel.claimed.to_bytes(16),
+            channel.owed_since,
+        )
+        self._journal.put(r.STATE, channel.id, state + channel.signature)
 
 
 def owing(rows: Iterable[tuple[bytes, bytes]], terms: PayeeTerms, now: Instant) -> dict[Digest, bool]:
@@ -460,10 +474,5 @@ def owing(rows: Iterable[tuple[bytes, bytes]], terms: PayeeTerms, now: Instant) 
     return found
 
 
-def _numbers(channel: PayeeChannel) -> tuple[int, ...]:
-    return (channel.phase, channel.ceiling, channel.charged, channel.claimed, channel.owed_since)
-
-
-def _packed(channel: PayeeChannel) -> tuple[int | bytes, ...]:
-    amounts = (channel.ceiling, channel.charged, channel.claimed)
-    return (channel.phase, *(amount.to_bytes(16) for amount in amounts), channel.owed_since)
+def _alive(held: tuple[grants.Session, ...], now: Instant) -> tuple[grants.Session, ...]:
+    return tuple(session for session in held if now < session.not_after)

@@ -29,6 +29,7 @@ from bombyx.protocol.wire.signing import SigningKey
 
 _STATE: Final = struct.Struct(">16s16s16s16s32s")
 _OPEN: Final = struct.Struct(">16s16s")
+_NO_EVIDENCE: Final = bytes(32)
 RENEW_BEFORE: Final = 60  # seconds before a session's end at which a new one is due
 
 
@@ -41,7 +42,7 @@ class PayerPolicy:
     max_in_flight: int = 64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _Open:
     """One request that is not final: what it may still cost is cap - agreed."""
 
@@ -77,6 +78,7 @@ class PayerChannel:
         self.evidence: Digest | None = None
         self._payee = payee
         self._backed = 0  # deposit - withdrawal as last seen
+        self.ceiling = Amount(0)  # the highest ever signed
         self._voucher: SignedVoucher | None = None
         self._confirmed = 0  # the highest ceiling the payee is known to hold
         self._session: _Session | None = None
@@ -89,11 +91,6 @@ class PayerChannel:
         self._save()
 
     # --- what stands ---
-
-    @property
-    def ceiling(self) -> Amount:
-        """The highest ceiling ever signed."""
-        return Amount(self._voucher.ceiling if self._voucher else 0)
 
     @property
     def open_amount(self) -> int:
@@ -168,9 +165,7 @@ class PayerChannel:
             raise LocalError("the session has run out of counters", rule="PAY-10")
         grant = None if session.confirmed else session.grant
         reserved = self._open[request_id]
-        self._open[request_id] = _Open(
-            cap=reserved.cap, agreed=reserved.agreed, ceiling=self.ceiling, grant=grant.key_hash if grant else None
-        )
+        reserved.ceiling, reserved.grant = self.ceiling, grant.key_hash if grant else None
         return Payment(
             v=1,
             channel=self.id,
@@ -195,8 +190,7 @@ class PayerChannel:
         self._reserve(request_id, cap)
         voucher = sign_voucher(self.id, charged + cap, self.domain, self._authorizer(signer))
         if voucher.ceiling > self.ceiling:
-            self._voucher = voucher
-            self._save()
+            self._hold(voucher)
         return Payment(v=1, channel=self.id, cap=cap, voucher=voucher, grant=None, counter=0, mac=b"")
 
     def _reserve(self, request_id: RequestId, cap: int) -> None:
@@ -219,7 +213,10 @@ class PayerChannel:
         self._put(request_id, _Open(cap=cap, agreed=agreed))
 
     def _sign(self, ceiling: int, signer: SigningKey) -> None:
-        self._voucher = sign_voucher(self.id, ceiling, self.domain, self._authorizer(signer))
+        self._hold(sign_voucher(self.id, ceiling, self.domain, self._authorizer(signer)))
+
+    def _hold(self, voucher: SignedVoucher) -> None:
+        self._voucher, self.ceiling = voucher, Amount(voucher.ceiling)
         self._save()
 
     def _authorizer(self, signer: SigningKey) -> SigningKey:
@@ -390,7 +387,8 @@ class PayerChannel:
         signature, reason = state[_STATE.size + 1 :][:size], state[_STATE.size + 1 + size :]
         channel.frozen = reason.decode() or None
         if size:
-            channel._voucher = SignedVoucher(channel=channel.id, ceiling=int.from_bytes(ceiling), signature=signature)
+            channel.ceiling = Amount(int.from_bytes(ceiling))
+            channel._voucher = SignedVoucher(channel=channel.id, ceiling=channel.ceiling, signature=signature)
         for name, value in kinds.get(r.RESERVED, ()):
             cap, part = (int.from_bytes(field) for field in _OPEN.unpack(value))
             channel._set(RequestId(name), _Open(cap=cap, agreed=part, left=True))
@@ -417,7 +415,12 @@ class PayerChannel:
 
     def _save(self) -> None:
         signature = self._voucher.signature if self._voucher else b""
-        amounts = (self.agreed, self.disputed, self.lapsed, self.ceiling)
-        numbers = _STATE.pack(*(amount.to_bytes(16) for amount in amounts), self.evidence or bytes(32))
+        numbers = _STATE.pack(
+            self.agreed.to_bytes(16),
+            self.disputed.to_bytes(16),
+            self.lapsed.to_bytes(16),
+            self.ceiling.to_bytes(16),
+            self.evidence or _NO_EVIDENCE,
+        )
         reason = (self.frozen or "").encode()
         self._journal.put(r.STATE, self.id, numbers + bytes([len(signature)]) + signature + reason)

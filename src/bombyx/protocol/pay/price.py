@@ -71,9 +71,9 @@ def worker_cap(sheet: PriceSheet, model: Digest, max_input: int, max_output: int
 def line_cap(line: ModelPrice, grain: int, max_input: int, max_output: int) -> Amount:
     """`worker_cap` for one line of a sheet that was checked."""
     read, written = units(max_input, grain), units(max_output, grain)
-    dear = max(line.input, line.cached_input)  # nothing forbids a sheet on which a cached unit costs more
-    everything = ModelPrice(model=line.model, input=dear, cached_input=dear, output=line.output)
-    return charge(everything, read, 0, written)
+    if line.cached_input > line.input:  # nothing forbids a sheet on which a cached unit costs more
+        return charge(line, read, read, written)
+    return charge(line, read, 0, written)
 
 
 def cap_for(sheet: PriceSheet, model: Digest, max_input: int, max_output: int, bps: int) -> Amount:

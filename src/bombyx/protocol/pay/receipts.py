@@ -16,12 +16,15 @@ from typing import Final, Self
 from bombyx.errors import Equivocation, MalformedMessage, PaymentError, Peer, ReceiptError
 from bombyx.protocol.pay.price import charge, price_of
 from bombyx.protocol.primitives import Address, Digest, RequestId
+from bombyx.protocol.quick import quick
 from bombyx.protocol.wire.market import ModelPrice, PriceSheet
 from bombyx.protocol.wire.receipt import Kind, Outcome, Receipt, SignedReceipt
 
 ZERO: Final = Digest.zero()
+_BOUND: Final = ("request_id", "request_hash", "model", "price_sheet", "operator")
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
     """What the receipts of one answer must agree with: the request, the worker appraised for it, the price agreed."""
@@ -94,24 +97,33 @@ def _check_signer(signed: SignedReceipt, expected: Expectation) -> None:
 
 
 def _check_binding(signed: SignedReceipt, expected: Expectation) -> None:
-    for name in ("request_id", "request_hash", "model", "price_sheet", "operator"):
-        found, wanted = getattr(signed.receipt, name), getattr(expected, name)
-        if found != wanted:
-            raise _blame(signed, "RCT-2", f"the receipt's {name} is {found!r}, expected {wanted!r}")
+    found = signed.receipt
+    if (
+        found.request_id == expected.request_id
+        and found.request_hash == expected.request_hash
+        and found.model == expected.model
+        and found.price_sheet == expected.price_sheet
+        and found.operator == expected.operator
+    ):
+        return
+    name = next(name for name in _BOUND if getattr(found, name) != getattr(expected, name))
+    raise _blame(
+        signed, "RCT-2", f"the receipt's {name} is {getattr(found, name)!r}, expected {getattr(expected, name)!r}"
+    )
 
 
 def _check_units(signed: SignedReceipt, expected: Expectation, size: int) -> None:
     receipt, grain = signed.receipt, expected.grain
-    counts = (receipt.input_units, receipt.cached_units, receipt.output_units)
-    if any(count % grain for count in counts) or receipt.cached_units > receipt.input_units:
+    counts = read, cached, written = (receipt.input_units, receipt.cached_units, receipt.output_units)
+    if read % grain or cached % grain or written % grain or cached > read:
         raise _blame(signed, "RCT-4", f"units {counts} are not cached <= input in multiples of {grain}")
-    if receipt.input_units > expected.max_input or receipt.output_units > expected.max_output:
+    if read > expected.max_input or written > expected.max_output:
         raise _blame(
             signed, "RCT-4", f"units {counts} are above the caps {expected.max_input} and {expected.max_output}"
         )
     # A token shows in the stream as at least one byte; one grain of slack for ids that stand for none.
-    if receipt.output_units > size + grain:
-        raise _blame(signed, "RCT-4", f"{receipt.output_units} output units in {size} bytes")
+    if written > size + grain:
+        raise _blame(signed, "RCT-4", f"{written} output units in {size} bytes")
 
 
 def _check_charge(signed: SignedReceipt, expected: Expectation) -> None:

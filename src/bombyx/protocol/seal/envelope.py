@@ -21,6 +21,7 @@ from typing import Final
 
 from bombyx.errors import MalformedMessage, Peer
 from bombyx.protocol.primitives import Digest, Instant, sha256, tagged_hash
+from bombyx.protocol.quick import quick
 from bombyx.protocol.seal import bhttp as http
 from bombyx.protocol.seal.chunked import REQUEST_LABEL, RESPONSE_LABEL, ChunkSealer, seal_whole
 from bombyx.protocol.seal.fields import META_FIELD, NOT_AFTER_FIELD
@@ -131,7 +132,12 @@ def seal_plain(
 
 def request_hash(meta_bytes: bytes, wrap: bytes, body: bytes) -> Digest:
     """The request a receipt speaks of: Meta, the chosen wrap and the body, all as ciphertext or public."""
-    return tagged_hash("bombyx request v1", sha256(meta_bytes), sha256(wrap), sha256(body))
+    return request_hash_of(sha256(meta_bytes), wrap, sha256(body))
+
+
+def request_hash_of(meta: Digest, wrap: bytes, body: Digest) -> Digest:
+    """`request_hash` for whoever has hashed Meta and body before."""
+    return tagged_hash("bombyx request v1", meta, sha256(wrap), body)
 
 
 def payload_hash(wraps: Sequence[bytes], body: bytes) -> Digest:
@@ -142,6 +148,7 @@ def payload_hash(wraps: Sequence[bytes], body: bytes) -> Digest:
 # --- layout ----------------------------------------------------------------------------------------------------------
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
     """The parts of an envelope, as the proxy sees them. Payment and Meta are canonical bytes, not yet decoded."""
@@ -166,7 +173,10 @@ def encode_envelope(payment: bytes, meta: bytes, wraps: Sequence[bytes], body: b
 
 
 def _encode_wraps(wraps: Sequence[bytes]) -> bytes:
-    return write_varint(len(wraps)) + b"".join(write_varint(len(wrap)) + wrap for wrap in wraps)
+    parts = [write_varint(len(wraps))]
+    for wrap in wraps:
+        parts += (write_varint(len(wrap)), wrap)
+    return b"".join(parts)
 
 
 def parse_envelope(data: bytes) -> Envelope:
@@ -209,10 +219,14 @@ def _read_number(data: bytes, position: int, limit: int) -> tuple[int, int]:
 
 
 def _read_part(data: bytes, position: int, limit: int) -> tuple[bytes, int]:
-    length, start = _read_number(data, position, limit)
-    if start + length > len(data):
-        raise _bad_envelope("it is cut")
-    return data[start : start + length], start + length
+    if position + 1 < len(data) and (first := data[position]) & 0xC0 == 0x40:  # as nearly all: a length of two bytes
+        length, start = (first & 0x3F) << 8 | data[position + 1], position + 2
+    else:
+        length, start = _read_number(data, position, limit)
+    end = start + length
+    if end > len(data) or length > limit:
+        raise _bad_envelope("it is cut, or a part is larger than it may be")
+    return data[start:end], end
 
 
 def _bad_envelope(what: str) -> MalformedMessage:

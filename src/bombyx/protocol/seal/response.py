@@ -48,9 +48,9 @@ class ResponseChain:
                 raise MalformedMessage("the first frame is shorter than its nonce", peer=Peer.WORKER, rule="SEAL-7")
             self.digest = chain_start(payload[:RESPONSE_NONCE_SIZE])
             payload = payload[RESPONSE_NONCE_SIZE:]
-        self.digest = chain_next(self.digest, payload)
         self.frames += 1
-        return self.digest
+        self.digest = digest = sha256(self.digest, payload)  # `chain_next`, once for each frame there is
+        return digest
 
 
 class ResponseSealer:

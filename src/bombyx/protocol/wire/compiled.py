@@ -39,7 +39,12 @@ def encoder(cls: Any) -> Encoder:
     known: dict[str, Any] = {"join": b"".join, "front": front_of(cls)}
     parts = ["front"]
     for place, name in enumerate(sorted(hints, key=text)):  # RFC 8949 section 4.2.1: by their encoded bytes
-        known[f"name{place}"], known[f"write{place}"] = text(name), _encoder_of(hints[name])
+        hint = hints[name]
+        if isinstance(hint, type) and issubclass(hint, Sized):
+            known[f"name{place}"] = text(name) + _head(_BYTES, hint.SIZE)
+            parts.append(f"name{place}, m.{name}")
+            continue
+        known[f"name{place}"], known[f"write{place}"] = text(name), _encoder_of(hint)
         parts.append(f"name{place}, write{place}(m.{name})")
     encode: Encoder = _compiled(f"lambda m: join(({', '.join(parts)},))", known)
     return encode
@@ -117,6 +122,7 @@ def list_head(count: int) -> bytes:
     return _head(_LIST, count)
 
 
+_U16, _U32, _U64 = struct.Struct(">BH").pack, struct.Struct(">BI").pack, struct.Struct(">BQ").pack
 _SHORT: Final = tuple(_head(_BYTES, size) for size in range(256))
 _SMALL: Final = tuple(_head(_UINT, value) for value in range(24))
 
@@ -137,12 +143,18 @@ def _encoder_of(hint: Any) -> Encoder:
 
 
 def _number(value: int) -> bytes:
-    if 0 <= value < 24:
-        return _SMALL[value]
     if value < 0:
         raise ValueError("negative numbers have no place on the wire")
+    if value < 24:
+        return _SMALL[value]
+    if value < 1 << 8:
+        return bytes((24, value))
+    if value < 1 << 16:
+        return _U16(25, value)
+    if value < 1 << 32:
+        return _U32(26, value)
     if value < 1 << 64:
-        return _head(_UINT, value)
+        return _U64(27, value)
     return _head(_TAG, 2) + _bytes(value.to_bytes((value.bit_length() + 7) // 8))
 
 

@@ -12,6 +12,7 @@ from enum import IntEnum
 from typing import ClassVar, Final
 
 from bombyx.protocol.primitives import Address, Digest, Instant, RequestId, keccak256
+from bombyx.protocol.quick import quick
 from bombyx.protocol.wire.codec import Message
 from bombyx.protocol.wire.eip712 import domain_separator, type_hash, typed_digest
 from bombyx.protocol.wire.signing import SigningKey, recover
@@ -54,6 +55,7 @@ class Outcome(IntEnum):
     REFUSED = 4  # the engine answered 4xx: the application's fault
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt(Message):
     """Fields as in the EIP-712 struct; instants in ms; `previous`: digest of this answer's last checkpoint, or zero."""
@@ -117,6 +119,7 @@ class Receipt(Message):
         )
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedReceipt(Message):
     """A receipt and its 65-byte signature."""

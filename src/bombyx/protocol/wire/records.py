@@ -16,6 +16,7 @@ from typing import ClassVar, Final, TypeVar
 
 from bombyx.errors import MalformedMessage
 from bombyx.protocol.primitives import Address, Digest, RequestId
+from bombyx.protocol.quick import quick
 from bombyx.protocol.wire.codec import Message
 from bombyx.protocol.wire.request import Payment
 from bombyx.protocol.wire.varint import read_varint, write_varint
@@ -69,6 +70,7 @@ class ResponseHead(Message):
     candidate: Digest
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement(Message):
     """What the proxy booked for this request. The client computes the same, or freezes the channel."""
@@ -141,6 +143,7 @@ class LinkLoad(Message):
     capacity: int
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRequest(Message):
     """What a worker receives: no byte of the client's payer. `payment` is the proxy's own."""

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import ClassVar, Final
 
 from bombyx.protocol.primitives import Address, Digest, Instant, RequestId
+from bombyx.protocol.quick import quick
 from bombyx.protocol.wire.codec import Message
 
 
@@ -28,6 +29,7 @@ DEFAULT_FRAME: Final = {Shape.CONSTANT: 1_024, Shape.BUCKET: 256, Shape.OFF: 1_0
 MAX_DEADLINE: Final = 300  # seconds from its sending in which a request must end (PROXY-2)
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meta(Message):
     """What the proxy must know to route and price one request; bound into every wrap by its SHA-256."""
@@ -49,6 +51,7 @@ class Meta(Message):
     frame_size: int  # bytes of one sealed frame's ciphertext, for `constant` and `bucket`
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedVoucher(Message):
     """x402 batch-settlement Voucher and its signature. Cumulative: replaces every smaller one (PAY-3)."""
@@ -72,6 +75,7 @@ class SignedGrant(Message):
     signature: bytes
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payment(Message):
     """PAY of one hop: what authorises the payee to charge up to `cap` for this request."""

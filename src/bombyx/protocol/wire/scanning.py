@@ -52,20 +52,73 @@ def scanner(cls: Any) -> Scan:
 def part_of(cls: Any) -> Part:
     """The scanner of a class, for messages inside of messages."""
     fields = fields_of(cls)
-    front = front_of(cls)
-    known: dict[str, Any] = {"new": object.__new__, "cls": cls, "front": front, "Unexpected": _Unexpected}
-    lines = ["def part(d, p):", f" e = p + {len(front)}", " if d[p:e] != front: raise Unexpected", " p = e"]
+    source = _Source(cls, front_of(cls))
     for place, name in enumerate(sorted(fields, key=text)):
-        lines += _field(place, text(name), fields[name], known)
-        known[f"set{place}"] = _setter(cls, name)
-    lines.append(" m = new(cls)")
-    lines += [f" set{place}(m, v{place})" for place in range(len(fields))]
-    if hasattr(cls, "__post_init__"):
-        lines.append(" m.__post_init__()")
-    lines.append(" return m, p")
-    exec(compile("\n".join(lines), "<scanner>", "exec"), known)  # noqa: S102 - our own field names and nothing else
-    part: Part = known["part"]
-    return part
+        source.field(place, name, fields[name])
+    return source.compiled()
+
+
+class _Source:
+    """The scanner of one class, line by line: names and values of fixed size are taken together, by one `struct`."""
+
+    def __init__(self, cls: Any, front: bytes) -> None:
+        self._cls = cls
+        self._lines: list[str] = []
+        self._sets: list[str] = []
+        self._known: dict[str, Any] = {"cls": cls, "new": object.__new__, "Unexpected": _Unexpected}
+        self._known |= {"bytes_new": _new_bytes, "int_new": _new_int, "number": _number}
+        self._name = front  # what must stand there next
+        self._run: list[tuple[bytes, str, str]] = []  # name, format and variable of each value of fixed size
+
+    def field(self, place: int, name: str, hint: Any) -> None:
+        self._name += text(name)
+        self._known[f"set{place}"] = _setter(self._cls, name)
+        value = made = f"v{place}"
+        if isinstance(hint, type) and issubclass(hint, Sized):
+            self._known[hint.__name__] = hint
+            self._fixed(bytes([0x58, hint.SIZE] if hint.SIZE >= 24 else [0x40 | hint.SIZE]), f"{hint.SIZE}s", value)
+            made = f"bytes_new({hint.__name__}, {value})"
+        elif hint is Instant:  # one of early 1970 is shorter, and read the long way
+            self._known["Instant"] = hint
+            self._fixed(b"\x1b", "Q", value)
+            self._sets.append(f" if not {1 << 32} <= {value} < {1 << 63}: raise Unexpected")
+            made = f"int_new(Instant, {value})"
+        elif hint is int:
+            self._fixed(b"", "B", value)
+            self._take()
+            self._lines.append(f" if {value} >= 24: {value}, p = number(d, p, {value})")
+        else:
+            self._known[f"part{place}"] = _part(hint)
+            self._take()
+            self._lines.append(f" {value}, p = part{place}(d, p)")
+        self._sets.append(f" set{place}(m, {made})")
+
+    def compiled(self) -> Part:
+        self._take()
+        after = [" m.__post_init__()"] if hasattr(self._cls, "__post_init__") else []
+        lines = ["def part(d, p):", *self._lines, " m = new(cls)", *self._sets, *after, " return m, p"]
+        exec(compile("\n".join(lines), "<scanner>", "exec"), self._known)  # noqa: S102 - names of our own fields
+        part: Part = self._known["part"]
+        return part
+
+    def _fixed(self, head: bytes, form: str, value: str) -> None:
+        self._run.append((self._name + head, form, value))
+        self._name = b""
+
+    def _take(self) -> None:
+        """Write down the run so far, with a name behind it whose value has no fixed size."""
+        run = [*self._run, (self._name, "", "")] if self._name else self._run
+        self._run, self._name = [], b""
+        if not run:
+            return
+        place = len(self._lines)
+        layout = struct.Struct(">" + "".join(f"{len(name)}s{form}" for name, form, _ in run))
+        self._known[f"unpack{place}"] = layout.unpack_from
+        self._known[f"names{place}"] = tuple(name for name, _, _ in run)
+        targets = ", ".join(part for _, _, value in run for part in (("_", value) if value else ("_",)))
+        self._lines.append(f" {targets}, = found = unpack{place}(d, p)")
+        self._lines.append(f" if found[::2] != names{place}: raise Unexpected")
+        self._lines.append(f" p += {layout.size}")
 
 
 def _setter(cls: Any, name: str) -> Callable[[Any, Any], None]:
@@ -75,33 +128,6 @@ def _setter(cls: Any, name: str) -> Callable[[Any, Any], None]:
         return lambda message, value: object.__setattr__(message, name, value)
     setter: Callable[[Any, Any], None] = slot.__set__
     return setter
-
-
-def _field(place: int, name: bytes, hint: Any, known: dict[str, Any]) -> list[str]:
-    """The lines that read one field into v<place> and move p behind it."""
-    if isinstance(hint, type) and issubclass(hint, Sized):  # one comparison for name and length, one slice
-        head = bytes([0x58, hint.SIZE]) if hint.SIZE >= 24 else bytes([0x40 | hint.SIZE])
-        known[f"name{place}"], known[f"cls{place}"], known["bytes_new"] = name + head, hint, _new_bytes
-        return [
-            f" e = p + {len(name + head)}",
-            f" if d[p:e] != name{place}: raise Unexpected",
-            f" p = e + {hint.SIZE}",
-            f" v{place} = bytes_new(cls{place}, d[e:p])",
-        ]
-    known[f"name{place}"], known[f"part{place}"] = name, _part(hint)
-    if hint is int:  # most are small
-        return [
-            f" e = p + {len(name)}",
-            f" if d[p:e] != name{place}: raise Unexpected",
-            f" v{place} = d[e]",
-            " p = e + 1",
-            f" if v{place} >= 24: v{place}, p = part{place}(d, e)",
-        ]
-    return [
-        f" e = p + {len(name)}",
-        f" if d[p:e] != name{place}: raise Unexpected",
-        f" v{place}, p = part{place}(d, e)",
-    ]
 
 
 def _part(hint: Any) -> Part:
@@ -128,19 +154,20 @@ def _small(value: int) -> bytes:
 # --- what stands at a position ---------------------------------------------------------------------------------------
 
 
-def _number(d: bytes, p: int, major: int = 0) -> tuple[int, int]:
-    """A number in its shortest form, or the length of something."""
-    first = d[p] - major
-    if 0 <= first < 24:
-        return first, p + 1
+def _number(d: bytes, p: int, first: int) -> tuple[int, int]:
+    """A number, or the length of something, whose first byte (without its type) is before `p`: in its shortest form."""
+    if first < 24:
+        if first < 0:
+            raise _Unexpected
+        return first, p
     if first == 24:
-        value, p, least = d[p + 1], p + 2, 24
+        value, p, least = d[p], p + 1, 24
     elif first == 25:
-        (value,), p, least = _U16(d, p + 1), p + 3, 1 << 8
+        value, p, least = _U16(d, p)[0], p + 2, 1 << 8
     elif first == 26:
-        (value,), p, least = _U32(d, p + 1), p + 5, 1 << 16
+        value, p, least = _U32(d, p)[0], p + 4, 1 << 16
     elif first == 27:
-        (value,), p, least = _U64(d, p + 1), p + 9, 1 << 32
+        value, p, least = _U64(d, p)[0], p + 8, 1 << 32
     else:
         raise _Unexpected  # a number of more than 64 bits among others
     if value < least:
@@ -148,8 +175,12 @@ def _number(d: bytes, p: int, major: int = 0) -> tuple[int, int]:
     return value, p
 
 
+def _int(d: bytes, p: int) -> tuple[int, int]:
+    return _number(d, p + 1, d[p])
+
+
 def _bytes(d: bytes, p: int) -> tuple[bytes, int]:
-    size, p = _number(d, p, 0x40)
+    size, p = _number(d, p + 1, d[p] - 0x40)
     return d[p : p + size], p + size
 
 
@@ -159,7 +190,7 @@ def _sized(make: Any, d: bytes, p: int) -> tuple[Any, int]:
 
 
 def _text(d: bytes, p: int) -> tuple[str, int]:
-    size, p = _number(d, p, 0x60)
+    size, p = _number(d, p + 1, d[p] - 0x60)
     return d[p : p + size].decode(), p + size
 
 
@@ -177,7 +208,7 @@ def _instant(d: bytes, p: int) -> tuple[Instant, int]:
 
 
 def _amount(d: bytes, p: int) -> tuple[Amount, int]:
-    value, p = _number(d, p)
+    value, p = _int(d, p)
     return _new_int(Amount, value), p
 
 
@@ -195,7 +226,7 @@ def _optional(part: Part, d: bytes, p: int) -> tuple[Any, int]:
 
 
 def _digests(d: bytes, p: int) -> tuple[tuple[Digest, ...], int]:
-    count, p = _number(d, p, 0x80)
+    count, p = _number(d, p + 1, d[p] - 0x80)
     end = p + 34 * count
     if count > MAX_ITEMS or end > len(d) or d[p:end:34] != b"\x58" * count or d[p + 1 : end : 34] != b"\x20" * count:
         raise _Unexpected
@@ -203,7 +234,7 @@ def _digests(d: bytes, p: int) -> tuple[tuple[Digest, ...], int]:
 
 
 def _list(part: Part, d: bytes, p: int) -> tuple[tuple[Any, ...], int]:
-    count, p = _number(d, p, 0x80)
+    count, p = _number(d, p + 1, d[p] - 0x80)
     if count > MAX_ITEMS:
         raise _Unexpected
     found = []
@@ -214,5 +245,5 @@ def _list(part: Part, d: bytes, p: int) -> tuple[tuple[Any, ...], int]:
 
 
 _PLAIN: Final[dict[Any, Part]] = {
-    int: _number, bytes: _bytes, str: _text, bool: _bool, Instant: _instant, Amount: _amount,
+    int: _int, bytes: _bytes, str: _text, bool: _bool, Instant: _instant, Amount: _amount,
 }  # fmt: skip

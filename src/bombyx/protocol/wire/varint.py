@@ -11,7 +11,11 @@ MAX_VARINT: Final = 2**62 - 1
 def write_varint(value: int, size: int | None = None) -> bytes:
     """`value` in its shortest form, or in exactly `size` (1, 2, 4, 8) bytes."""
     if size is None:
-        size = 1 if value < 64 else 2 if value < 16384 else 4 if value < 2**30 else 8
+        if 0 <= value < 64:
+            return bytes((value,))
+        if 64 <= value < 16384:
+            return (value | 0x4000).to_bytes(2)
+        size = 4 if value < 2**30 else 8
     if not 0 <= value < 1 << (8 * size - 2):
         raise ValueError(f"{value} does not fit a varint of {size} bytes")
     prefix = {1: 0, 2: 1, 4: 2, 8: 3}[size]
