@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 import httptools
 
 from bombyx.adapters.http_exchange import Exchange, Request, problem_body
+from bombyx.adapters.http_heads import Heads
 from bombyx.ports import HttpHandler
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Shared(Protocol):
     upgrades: dict[str, Upgrade]
     connections: set[HttpConnection]
     handed_over: list[asyncio.Transport]
+    heads: Heads
     buffered: int
     closing: bool
     date: bytes
@@ -124,6 +126,13 @@ class HttpConnection(asyncio.Protocol):
             if len(self._ahead) > MAX_AHEAD:
                 self.transport.abort()
             return
+        if not self._reading and self._refusal is None:
+            request = self._server.heads.read(data, self._peer)
+            if request is not None:
+                self.deadline = float("inf")
+                self._queue.append(Exchange(self, request, keep_alive=True, chunked=True))
+                self._serve_next()
+                return
         self._feed(data)
 
     def eof_received(self) -> bool:
@@ -246,13 +255,17 @@ class HttpConnection(asyncio.Protocol):
         return Request(self._parser.get_method().decode("ascii"), path, text, self._headers, body, self._peer)
 
     def _feed(self, data: bytes) -> None:
-        was_in_head = self._in_head
+        was_in_head, fresh = self._in_head, not self._reading and not self._queue
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._switch(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._refuse(400, "not an HTTP/1.1 request that can be read in one way only", "HTTP-2")
+        if fresh and len(self._queue) == 1 and self._refusal is None and not self._reading and not self._upgrading:
+            exchange = self._queue[0]
+            if exchange.keep_alive and exchange.chunked:
+                self._server.heads.learn(data, exchange.request)
         if was_in_head and self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > self._server.limits.max_header_bytes:

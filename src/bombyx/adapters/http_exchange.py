@@ -3,7 +3,7 @@
 
 Not here: reading (`http_server.py`), and any decision about what to answer (roles).
 
-What is written in one turn of the event loop leaves in one system call.
+Each `write` leaves at once, the head with the first: whoever writes has gathered what there is.
 
 Always: an answer begun with `start` ends with the terminating chunk only if `end` was called; `abort` leaves it out, so
 the other side sees a truncated answer (RFC 9112 section 8). A header value never holds a line break.
@@ -40,7 +40,14 @@ class Request:
     __slots__ = ("_headers", "body", "method", "path", "peer", "query", "raw_headers")
 
     def __init__(
-        self, method: str, path: str, query: str, raw_headers: list[tuple[bytes, bytes]], body: bytes, peer: str
+        self,
+        method: str,
+        path: str,
+        query: str,
+        raw_headers: list[tuple[bytes, bytes]],
+        body: bytes,
+        peer: str,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.method = method
         self.path = path
@@ -48,7 +55,7 @@ class Request:
         self.raw_headers = raw_headers
         self.body = body
         self.peer = peer
-        self._headers: dict[str, str] | None = None
+        self._headers = headers
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -72,12 +79,12 @@ class Exchange:
     """The answer to one request. Every method may be called after the other side is gone; then it does nothing."""
 
     __slots__ = (
-        "_chunked",
         "_connection",
         "_ended",
         "_head_only",
         "_pending",
         "_waiters",
+        "chunked",
         "disconnected",
         "keep_alive",
         "on_disconnect",
@@ -94,7 +101,7 @@ class Exchange:
         self.on_disconnect: Callable[[], None] | None = None
         self.on_resume: Callable[[], None] | None = None
         self._connection = connection
-        self._chunked = chunked
+        self.chunked = chunked
         self._head_only = request.method == "HEAD"
         self._ended = False
         self._waiters: list[asyncio.Future[None]] | None = None
@@ -115,21 +122,27 @@ class Exchange:
     def start(self, status: int, headers: Mapping[str, str]) -> None:
         """The head of an answer whose length is not known yet."""
         if self._begin():
-            if not self._chunked:  # HTTP/1.0: the end of the connection is the end of the body
+            if not self.chunked:  # HTTP/1.0: the end of the connection is the end of the body
                 self.keep_alive = False
-            framing = b"transfer-encoding: chunked\r\n" if self._chunked else b""
-            self._put(self._head(status, headers, framing))
+            framing = b"transfer-encoding: chunked\r\n" if self.chunked else b""
+            asyncio.get_running_loop().call_soon(self._flush)  # together with what is written first, if that is soon
+            self._pending.append(self._head(status, headers, framing))
 
     def write(self, data: bytes) -> None:
-        if data and self._open():
-            self._put(self._framed(data))
+        if not data or not self.started or self._ended or self.disconnected:
+            return
+        if self._pending:
+            self._pending.append(self._framed(data))
+            self._flush()
+        else:
+            self._connection.transport.write(self._framed(data))
 
     def end(self, data: bytes = b"") -> None:
         """The answer is whole."""
         if not self._open():
             return
         last = self._framed(data) if data and not self._head_only else b""
-        if self._chunked and not self._head_only:
+        if self.chunked and not self._head_only:
             last += b"0\r\n\r\n"
         self._pending.append(last)
         self._flush()
@@ -170,11 +183,6 @@ class Exchange:
         if callback is not None and not self._ended:
             callback()
 
-    def _put(self, data: bytes) -> None:
-        if not self._pending:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._pending.append(data)
-
     def _flush(self) -> None:
         if self._pending:
             waiting, self._pending = self._pending, []
@@ -199,7 +207,7 @@ class Exchange:
     def _framed(self, data: bytes) -> bytes:
         if self._head_only:
             return b""
-        return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
+        return b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data
 
     def _head(self, status: int, headers: Mapping[str, str], framing: bytes | None) -> bytes:
         return b"%b%b%b%b%b\r\n" % (

@@ -17,6 +17,7 @@ from email.utils import formatdate
 from pathlib import Path
 
 from bombyx.adapters.http_connection import HttpConnection, HttpLimits, Upgrade
+from bombyx.adapters.http_heads import Heads
 from bombyx.errors import LocalError
 from bombyx.ports import HttpHandler
 
@@ -37,6 +38,7 @@ class HttpServer:
         self.limits = limits or HttpLimits()
         self.upgrades = dict(upgrades or {})
         self.connections: set[HttpConnection] = set()
+        self.heads = Heads()
         self.buffered = 0
         self.closing = False
         self.date = b""

@@ -91,6 +91,40 @@ async def test_one_connection_serves_many_requests() -> None:
         assert len(server.connections) == 1
 
 
+KEPT = b"POST /p?q=%d HTTP/1.1\r\nHost: x\r\ncontent-length: 5\r\n\r\n"
+
+
+async def test_a_head_that_was_seen_before_means_the_same_again() -> None:
+    """HTTP-2, HTTP-5: whole, with another body, in two pieces, with a request behind it, or with a byte too few."""
+    head = KEPT % 1
+    async with serving() as server:
+        again = await talk(server, head + b"first", head + b"again", pause=0.01, wait=0.2)
+        assert server.heads.read(head + b"whole", "") is not None
+        pieces = await talk(server, head + b"fi", b"rst", head, b"again", pause=0.01, wait=0.2)
+        both = await talk(server, head + b"first" + KEPT % 2 + b"other" + head + b"third", wait=0.2)
+        short = await talk(server, head + b"firs", wait=0.2)
+    for answer, queries in ((again, ("q=1", "q=1")), (pieces, ("q=1", "q=1")), (both, ("q=1", "q=2", "q=1"))):
+        assert [(body["query"], body["size"]) for body in bodies(answer)] == [(query, 5) for query in queries]
+    assert not short or b" 408 " in short
+
+
+async def test_only_heads_without_a_twist_are_remembered() -> None:
+    """HTTP-2: what may change how a message is read, or what follows it, is read by llhttp each time."""
+    twists = (
+        b"POST /p HTTP/1.1\r\nHost: x\r\nconnection: close\r\ncontent-length: 1\r\n\r\nx",
+        b"POST /p HTTP/1.1\r\nHost: x\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\nx",
+        b"POST /p HTTP/1.1\r\nHost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+        b"POST /p HTTP/1.0\r\nHost: x\r\ncontent-length: 1\r\n\r\nx",
+        b"GET /p HTTP/1.1\r\nHost: x\r\nupgrade: websocket\r\ncontent-length: 0\r\n\r\n",
+        b"POST /p HTTP/1.1\r\nHost: x\r\ncontent-length: 1\r\ncontent-length: 1\r\n\r\nx",
+        b"POST /p HTTP/1.1\r\nHost: x\r\nlong: " + b"x" * 1_000 + b"\r\ncontent-length: 1\r\n\r\nx",
+    )
+    async with serving() as server:
+        for twist in twists:
+            assert await talk(server, twist, wait=0.1)
+            assert server.heads.read(twist, "") is None
+
+
 async def test_requests_sent_ahead_are_answered_in_order() -> None:
     """HTTP-5: pipelining is queued, never mixed up, also when the first answer comes late."""
 
