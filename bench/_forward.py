@@ -66,13 +66,13 @@ class Forwarder(Proxy):
         assert seat is not None
         link, trail = seat.worker.link, cast(ReceiptTrail, Uncounted())
         stream = link.open(
-            lambda number: Forwarded(
-                link, number, exchange, candidate=meta.candidates[0], trail=trail, window=WINDOW,
+            Forwarded(
+                link, exchange, candidate=meta.candidates[0], trail=trail, window=WINDOW,
                 on_receipt=lambda _receipt: None,
             )
         )  # fmt: skip
         exchange.on_disconnect, exchange.on_resume = stream.cancel, stream.grant
-        stream.ended.add_done_callback(lambda _: exchange.end(stream.rest() + write_record(Record.END, b"")))
+        stream.ended.add_done_callback(lambda _: stream.say_last(write_record(Record.END, b"")))
         wrap = envelope.wrap_of(meta, meta.candidates[0])
         request = WorkerRequest(payment=payment, meta=envelope.meta_bytes, wrap=wrap, body=envelope.body)
         link.send(LinkType.REQUEST_END, stream.number, request.encode())

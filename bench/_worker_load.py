@@ -64,8 +64,8 @@ class Engine(Upstream):
 class Listener:
     """A stream of the link, as far as the link looks: times frames, remembers the final receipt."""
 
-    def __init__(self, number: int, taken: Taken, name: bytes, sent_at: dict[bytes, list[float]]) -> None:
-        self.number = number
+    def __init__(self, taken: Taken, name: bytes, sent_at: dict[bytes, list[float]]) -> None:
+        self.number = 0  # given by the link
         self.touched = False
         self.frames = 0
         self.charge = 0
@@ -187,7 +187,7 @@ class WorkerLoad:
             seat.account, meta.request_id, cap=line_cap(seat.lines[meta.model], seat.sheet.grain, 512, 1024),
             meta_hash=meta.digest(), body_hash=payload_hash((wrap,), body),
         )  # fmt: skip
-        made = link.open(lambda number: cast(Stream, Listener(number, taken, name, self._sent_at)))
+        made = link.open(cast(Stream, Listener(taken, name, self._sent_at)))
         listener = cast(Listener, made)
         request = WorkerRequest(payment=payment, meta=meta.encode(), wrap=wrap, body=body)
         await link.upload(cast(Stream, listener), request.encode())

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What clients pay this proxy: the payee's book, the chain's view of each channel, sessions, claims (PAY-2 .. PAY-17).
 
-Always: a reservation is durable before its request is forwarded, a charge before the answer's end is sent; look-ups of
+Always: a voucher is durable before its request is forwarded, a charge before the answer's end is sent; look-ups of
 channels nobody knows are bounded; a restart rebuilds the same book from its rows.
 """
 
@@ -85,8 +85,8 @@ class Accounts:
     async def reserve(
         self, payment: Payment, *, request_id: RequestId, cap: int, meta_hash: Digest, body_hash: Digest
     ) -> Reservation:
-        """Reserve what the request may cost. Raises `PaymentError`. One proxy alone need not wait here: its rows go
-        before those of the worker's payment, and `Wallet.authorize` waits for both before anything is forwarded."""
+        """Reserve what the request may cost. Raises `PaymentError`. What the payment promises anew is durable when this
+        returns; below the ceiling nothing is, and the row only has to go before the charge's (PAY-17)."""
         view = await self._view(payment)
         if self._hold is not None:
             await self._hold(payment.channel)
@@ -102,10 +102,10 @@ class Accounts:
             view=view,
             session_key=self._session_key(payment),
         )
-        if self._hold is None:
+        if self._hold is None and payment.voucher is None and payment.grant is None:
             self._scribe.put(PAYEE, self.book.take_rows())
             return reservation
-        try:  # a lease may be lost: the worker's payment must not go ahead alone
+        try:  # where a lease may be lost, the worker's payment must not go ahead alone
             await self._scribe.write(PAYEE, self.book.take_rows())
         except BombyxError:
             self.release(reservation)
@@ -125,11 +125,17 @@ class Accounts:
         """Requests under way on a channel."""
         return len(self.book.channel(channel).reserved) if channel in self.book else 0
 
-    def settle(self, reservation: Reservation, charge: Amount) -> Amount:
-        """Charge and give the channel's new total. Durable with the scribe's next `write`."""
+    def settle(self, reservation: Reservation, charge: Amount) -> None:
+        """Charge. Durable with the scribe's next `write`."""
         self.book.settle(reservation.channel, reservation.request_id, charge, now=self._clock.now())
         self._scribe.put(PAYEE, self.book.take_rows())
-        return self.book.channel(reservation.channel).charged
+
+    async def settled(self, reservation: Reservation, charge: Amount) -> Amount:
+        """Charge, durably, and give the channel's new total. `LeaseLost`: another replica keeps the channel now."""
+        self.book.settle(reservation.channel, reservation.request_id, charge, now=self._clock.now())
+        total = self.book.channel(reservation.channel).charged
+        await self._scribe.write(PAYEE, self.book.take_rows())
+        return total
 
     def release(self, reservation: Reservation) -> None:
         if reservation.channel in self.book:  # else another replica keeps it, and releases it when it takes it in

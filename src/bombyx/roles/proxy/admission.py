@@ -25,7 +25,9 @@ from bombyx.ports import Clock, HttpExchange
 from bombyx.protocol.pay.payee import Reservation
 from bombyx.protocol.pay.price import line_cap, with_commission
 from bombyx.protocol.primitives import Address, Amount, Digest, sha256
-from bombyx.protocol.seal import Envelope, check_layout, parse_envelope
+from bombyx.protocol.quick import quick
+from bombyx.protocol.seal import Envelope, check_layout, parse_envelope, payload_hash
+from bombyx.protocol.seal.envelope import request_hash_of
 from bombyx.protocol.wire.market import ModelPrice
 from bombyx.protocol.wire.request import MAX_FRAME, MIN_FRAME, Meta, Payment
 from bombyx.roles.proxy.accounts import Accounts
@@ -35,9 +37,11 @@ from bombyx.roles.proxy.settings import ProxySettings
 REQUEST_TYPE: Final = "application/vnd.bombyx.request"
 MAX_UNITS: Final = 1 << 32
 BURST_SECONDS: Final = 2.0
+MOST_ASKED: Final = 1_024  # prices a seat remembers
 SHOWN_CIPHERTEXT: Final = 32  # bytes of the sealed body that a view shows
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contestant:
     """A candidate that may serve this request, and the most it may charge."""
@@ -49,6 +53,7 @@ class Contestant:
     client_cap: Amount
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Job:
     """An admitted request: read, priced, paid for."""
@@ -56,10 +61,35 @@ class Job:
     exchange: HttpExchange = field(repr=False)
     envelope: Envelope = field(repr=False)
     meta: Meta
-    meta_hash: Digest
+    hashes: Hashes
     contestants: tuple[Contestant, ...]
     reservation: Reservation
     arrived: float  # monotonic
+
+
+class Hashes:
+    """Of an envelope's parts: each is asked for by client's payment, worker's payment and receipt, and made once."""
+
+    __slots__ = ("_all", "_wraps", "body", "meta")
+
+    def __init__(self, envelope: Envelope) -> None:
+        self.meta = sha256(envelope.meta_bytes)
+        self.body = sha256(envelope.body)
+        self._wraps = envelope.wraps
+        self._all = envelope.payload_hash
+
+    def payload(self, wrap: bytes, envelope: Envelope) -> Digest:
+        """What the worker's payment covers. With one candidate it is what the client's covers."""
+        return self._all if len(self._wraps) <= 1 else payload_hash((wrap,), envelope.body)
+
+    @property
+    def everything(self) -> Digest:
+        """What the client's payment covers."""
+        return self._all
+
+    def request(self, wrap: bytes) -> Digest:
+        """What the worker's receipts must name."""
+        return request_hash_of(self.meta, wrap, self.body)
 
 
 class Rates:
@@ -123,20 +153,20 @@ class Admission:
         self._check_meta(meta)
         self._check_rate(payment)
         contestants = self._affordable(self._contestants(meta), payment)
-        meta_hash = sha256(envelope.meta_bytes)
+        hashes = Hashes(envelope)
         reservation = await self._accounts.reserve(
             payment,
             request_id=meta.request_id,
             cap=min(c.client_cap for c in contestants),
-            meta_hash=meta_hash,
-            body_hash=envelope.payload_hash,
+            meta_hash=hashes.meta,
+            body_hash=hashes.everything,
         )
         self._rates.take(payment.channel, self._clock.monotonic())
         return Job(
             exchange=exchange,
             envelope=envelope,
             meta=meta,
-            meta_hash=meta_hash,
+            hashes=hashes,
             contestants=contestants,
             reservation=reservation,
             arrived=arrived,
@@ -218,6 +248,17 @@ class Admission:
 
 
 def _contestant(candidate: Digest, seat: Seat, meta: Meta) -> Contestant:
+    """What clients ask of a seat is mostly the same: the same model, the same limits."""
+    asked = (candidate, meta.model, meta.max_input, meta.max_output, meta.commission_bps)
+    known = seat.asked.get(asked)
+    if known is None:
+        if len(seat.asked) >= MOST_ASKED:
+            seat.asked.clear()
+        known = seat.asked[asked] = _priced(candidate, seat, meta)
+    return known
+
+
+def _priced(candidate: Digest, seat: Seat, meta: Meta) -> Contestant:
     price = seat.lines[meta.model]  # every model of a keyset has a line: `Desk` let it in
     cap = line_cap(price, seat.sheet.grain, meta.max_input, meta.max_output)
     return Contestant(

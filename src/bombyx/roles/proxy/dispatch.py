@@ -7,11 +7,10 @@ cancels the worker in the same turn of the event loop; whatever happens, the res
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import json
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final
 
 from bombyx.errors import (
@@ -29,9 +28,8 @@ from bombyx.protocol.market import Contender, choose
 from bombyx.protocol.pay.receipts import Expectation
 from bombyx.protocol.pay.trail import ReceiptTrail
 from bombyx.protocol.primitives import Digest
-from bombyx.protocol.seal import Randomness, payload_hash, request_hash
+from bombyx.protocol.seal import Randomness
 from bombyx.protocol.wire.records import Record, Settlement, WorkerRequest, write_record
-from bombyx.protocol.wire.request import Payment
 from bombyx.roles.proxy.accounts import Accounts
 from bombyx.roles.proxy.admission import Contestant, Job
 from bombyx.roles.proxy.metrics import Metrics
@@ -87,13 +85,16 @@ class Dispatcher:
     async def run(self, job: Job, view: ProxyView) -> None:
         """Answer the job. Raises, with the reservation released, when no candidate started to answer."""
         try:
-            await self._run(job, view)
+            failure = await self._offer(job, view)
+            if failure is not None:
+                raise told(failure)
         except BaseException:
             if not job.exchange.started:
                 self._settler.release(job.reservation)
             raise
 
-    async def _run(self, job: Job, view: ProxyView) -> None:
+    async def _offer(self, job: Job, view: ProxyView) -> BombyxError | None:
+        """To one candidate after the other, until one answers; the last one's reason when none does."""
         by_candidate = {contestant.candidate: contestant for contestant in job.contestants}
         choice = choose(
             [_contender(contestant) for contestant in job.contestants],
@@ -102,111 +103,102 @@ class Dispatcher:
             lottery=int.from_bytes(self._randomness.bytes(4)) / 2**32,
         )
         view.why = choice.why
-        failure: BombyxError = Unavailable(choice.why, retry_after=self._settings.timings.retry_after, rule="MKT-5")
+        reason: BombyxError | None = None
         for candidate in choice.ranking:
             if job.exchange.disconnected:
                 raise StreamTruncated("the client went before anything was sent", peer=Peer.CLIENT)
-            reason = await self._attempt(job, by_candidate[candidate], view)
+            chosen = by_candidate[candidate]
+            reason = await self._try(job, chosen, view)
+            if isinstance(reason, Refused) and self._unknown_here(reason, chosen):
+                reason = await self._try(job, chosen, view)
+                if isinstance(reason, Refused):
+                    self._unknown_here(reason, chosen)
             if reason is None:
-                return
-            failure = reason
+                return None
             if isinstance(reason, DeadlineExceeded) and job.meta.deadline <= self._clock.now():
                 break
             if isinstance(reason, LeaseLost) or (isinstance(reason, Refused) and reason.final):
                 break
-        raise told(failure)
+        return reason or Unavailable(choice.why, retry_after=self._settings.timings.retry_after, rule="MKT-5")
+
+    def _unknown_here(self, reason: Refused, chosen: Contestant) -> bool:
+        """Whether the worker only lacks our session, so that it should be asked once more with a fresh one."""
+        if reason.message.startswith(NO_DEPOSIT):
+            self._wallet.doubt(chosen.seat.account)
+        if NO_SESSION not in reason.message:
+            return False
+        chosen.seat.account.channel.drop_session()
+        return True
 
     # --- one attempt ---
 
-    async def _attempt(self, job: Job, chosen: Contestant, view: ProxyView) -> BombyxError | None:
-        """None when this worker answered, to the end or not; else why it did not start."""
-        for retry in (False, True):
-            reason = await self._try(job, chosen, view)
-            if isinstance(reason, Refused) and reason.message.startswith(NO_DEPOSIT):
-                self._wallet.doubt(chosen.seat.account)
-            if retry or not isinstance(reason, Refused):
-                return reason
-            if reason.message.startswith(BOOKED_MORE) and self._wallet.dispute(chosen.seat.account):
-                continue
-            if NO_SESSION not in reason.message:
-                return reason
-            chosen.seat.account.channel.drop_session()
-        return None
-
     async def _try(self, job: Job, chosen: Contestant, view: ProxyView) -> BombyxError | None:
-        attempt: Attempt = {"worker": chosen.seat.worker.operator, "result": "open"}
+        """None when this worker answered, to the end or not; else why it did not start."""
+        worker, account = chosen.seat.worker, chosen.seat.account
+        attempt: Attempt = {"worker": worker.operator, "result": "open"}
         view.attempts.append(attempt)
         try:
-            payment, wrap = await self._pay(job, chosen)
-            stream = self._open(job, chosen, view)
+            wrap, hashes = job.envelope.wrap_of(job.meta, chosen.candidate), job.hashes
+            payment = await self._wallet.authorize(
+                account,
+                job.meta.request_id,
+                cap=chosen.worker_cap,
+                meta_hash=hashes.meta,
+                body_hash=hashes.payload(wrap, job.envelope),
+            )
+            stream = self._open(job, chosen, wrap)
         except (LocalError, PeerError, Unavailable) as error:
             attempt["result"] = error.code
             self._metrics.attempts.labels("not sent").inc()
             return error
         sent_at = self._clock.monotonic()
-        self._outcomes.note(chosen, chosen.seat.worker.stats.dispatched(sent_at))
+        self._outcomes.note(chosen, worker.stats.dispatched(sent_at))
         request = WorkerRequest(payment=payment, meta=job.envelope.meta_bytes, wrap=wrap, body=job.envelope.body)
-        with self._listed(job, stream):
-            reason = await self._first_frame(job, chosen, stream, request.encode(), view)
+        self._list(job, stream)
+        try:
+            self._watch_over(job, stream)
+            await worker.link.upload(stream, self._shown(job, request.encode()))
+            reason = await stream.opened
             if reason is None:
-                chosen.seat.account.channel.confirm(payment)
+                account.channel.confirm(payment)
                 await self._answer(job, chosen, stream, view, sent_at)
                 attempt["result"] = view.outcome
                 return None
+        finally:
+            self._unlist(job, stream)
         self._outcomes.did_not_start(job, chosen, stream, reason)
         attempt["result"] = reason.code
         return reason
 
-    @contextmanager
-    def _listed(self, job: Job, stream: Stream) -> Iterator[None]:
+    def _list(self, job: Job, stream: Stream) -> None:
         """While the stream runs, `cut` finds it."""
-        channel = job.reservation.channel
-        streams = self._streams.setdefault(channel, set())
-        streams.add(stream)
+        self._streams.setdefault(job.reservation.channel, set()).add(stream)
         if not self._accounts.keeps(job.reservation):  # the lease was lost before there was a stream to cut
-            self.cut(channel)
-        try:
-            yield
-        finally:
-            streams.discard(stream)
-            if not streams:
-                self._streams.pop(channel, None)
+            self.cut(job.reservation.channel)
 
-    async def _pay(self, job: Job, chosen: Contestant) -> tuple[Payment, bytes]:
-        wrap = job.envelope.wrap_of(job.meta, chosen.candidate)
-        payment = await self._wallet.authorize(
-            chosen.seat.account,
-            job.meta.request_id,
-            cap=chosen.worker_cap,
-            meta_hash=job.meta_hash,
-            body_hash=payload_hash((wrap,) if wrap else (), job.envelope.body),
-        )
-        return payment, wrap
+    def _unlist(self, job: Job, stream: Stream) -> None:
+        streams = self._streams[job.reservation.channel]
+        streams.discard(stream)
+        if not streams:
+            del self._streams[job.reservation.channel]
 
-    def _open(self, job: Job, chosen: Contestant, view: ProxyView) -> Stream:
+    def _open(self, job: Job, chosen: Contestant, wrap: bytes) -> Stream:
         link = chosen.seat.worker.link
-        trail = ReceiptTrail(self._expectation(job, chosen))
-        channel = chosen.seat.account.channel.id
-        bps, reservation = job.meta.commission_bps, job.reservation
-
-        def on_receipt(receipt: bytes) -> None:
-            view.receipts += 1
-            self._settler.keep(reservation, bps, channel, receipt)
-
         return link.open(
-            lambda number: Stream(
+            Stream(
                 link,
-                number,
                 job.exchange,
                 candidate=chosen.candidate,
-                trail=trail,
+                trail=ReceiptTrail(self._expectation(job, chosen, wrap)),
                 window=self._settings.stream_window,
-                on_receipt=on_receipt,
-                observer=self._watch(job),
+                on_receipt=functools.partial(
+                    self._settler.keep, job.reservation, job.meta.commission_bps, chosen.seat.account.channel.id
+                ),
+                observer=self._watch(job) if self._observer is not None else None,
             )
         )
 
-    def _expectation(self, job: Job, chosen: Contestant) -> Expectation:
+    def _expectation(self, job: Job, chosen: Contestant, wrap: bytes) -> Expectation:
         meta, seat = job.meta, chosen.seat
         return Expectation(
             domain=self._domain,
@@ -216,43 +208,30 @@ class Dispatcher:
             price=chosen.price,
             grain=seat.sheet.grain,
             request_id=meta.request_id,
-            request_hash=request_hash(
-                job.envelope.meta_bytes, job.envelope.wrap_of(meta, chosen.candidate), job.envelope.body
-            ),
+            request_hash=job.hashes.request(wrap),
             model=meta.model,
             max_input=meta.max_input,
             max_output=meta.max_output,
             cap=chosen.worker_cap,
         )
 
-    async def _first_frame(
-        self, job: Job, chosen: Contestant, stream: Stream, request: bytes, view: ProxyView
-    ) -> BombyxError | None:
-        """Send, and wait for the first frame: as long as we may, and not for a client that is gone."""
-        times = self._settings.timings
-        loop = asyncio.get_running_loop()
-        left = (job.meta.deadline - self._clock.now()) / 1000
-        patience = min(left, times.first_frame)
+    def _watch_over(self, job: Job, stream: Stream) -> None:
+        """We wait as long as we may, and not for a client that is gone."""
+        times, exchange = self._settings.timings, job.exchange
+        stream.watch(
+            first_frame=times.first_frame,
+            deadline=(job.meta.deadline - self._clock.now()) / 1000,
+            grace=times.cancel_grace,
+        )
+        exchange.on_disconnect = stream.client_left
+        exchange.on_resume = stream.grant
+        if exchange.disconnected:
+            stream.client_left()
 
-        def hung() -> None:
-            stream.give_up(DeadlineExceeded(f"no frame within {patience:.1f} s", rule="LINK-4"))
-
-        def gone() -> None:
-            stream.cancel()
-            left_alone = StreamTruncated("the client went", peer=Peer.CLIENT, rule="LINK-4")
-            loop.call_later(times.cancel_grace, stream.give_up, left_alone)
-
-        timer = loop.call_later(max(0.0, patience), hung)
-        job.exchange.on_disconnect = gone
-        job.exchange.on_resume = stream.grant
-        if job.exchange.disconnected:
-            gone()
+    def _shown(self, job: Job, request: bytes) -> bytes:
         if self._observer is not None:
             self._observer(job.meta.request_id, "to worker", request)
-        await chosen.seat.worker.link.upload(stream, request)
-        reason = await stream.opened
-        timer.cancel()
-        return reason
+        return request
 
     # --- the answer ---
 
@@ -263,13 +242,12 @@ class Dispatcher:
         view.first_frame_seconds = first - job.arrived
         self._metrics.first_frame.observe(first - job.arrived)
         self._outcomes.note(chosen, chosen.seat.worker.stats.first_frame_seen(first, first - sent_at, load))
-        failure = await self._end_of(job, stream)
+        failure = await stream.ended
         job.exchange.on_disconnect = job.exchange.on_resume = None
-        seconds = self._clock.monotonic() - first
-        self._outcomes.judge(chosen, stream, failure, seconds, load)
+        self._outcomes.judge(chosen, stream, failure, self._clock.monotonic() - first, load)
         try:
             settlement = await self._settler.settle(
-                job.reservation, job.meta.commission_bps, chosen.seat.account.channel, stream.trail
+                job.reservation, job.meta.commission_bps, chosen.seat.account.channel, stream.trail, kept=stream.kept
             )
         except BombyxError:
             job.exchange.abort()  # nothing is said to be booked that may not be
@@ -277,23 +255,10 @@ class Dispatcher:
         self._say_end(job, stream, failure, settlement)
         self._outcomes.describe(job, chosen, stream, view, failure, settlement)
 
-    async def _end_of(self, job: Job, stream: Stream) -> BombyxError | None:
-        loop = asyncio.get_running_loop()
-
-        def too_late() -> None:
-            stream.cancel()
-            late = DeadlineExceeded("the request's deadline has passed", rule="LINK-4")
-            loop.call_later(self._settings.timings.cancel_grace, stream.give_up, late)
-
-        timer = loop.call_later(max(0.0, (job.meta.deadline - self._clock.now()) / 1000), too_late)
-        failure = await stream.ended
-        timer.cancel()
-        return failure
-
     def _say_end(self, job: Job, stream: Stream, failure: BombyxError | None, settlement: Settlement) -> None:
         """END says what was booked. After a failure a HINT says why; the missing final frame is what proves it."""
         hint = b"" if failure is None else write_record(Record.HINT, json.dumps(failure.as_dict()).encode())
-        job.exchange.end(stream.rest() + hint + write_record(Record.END, settlement.encode()))
+        stream.say_last(hint + write_record(Record.END, settlement.encode()))
 
     def _watch(self, job: Job) -> Callable[[str, bytes], None] | None:
         observer, request_id = self._observer, job.meta.request_id

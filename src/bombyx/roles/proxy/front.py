@@ -28,7 +28,7 @@ from bombyx.roles.proxy.dispatch import Dispatcher
 from bombyx.roles.proxy.metrics import Metrics
 from bombyx.roles.proxy.opt_in import PATH as OPT_IN
 from bombyx.roles.proxy.opt_in import OptInRelay
-from bombyx.roles.proxy.view import Observer, ProxyView, Views
+from bombyx.roles.proxy.view import Observer, ProxyView, Sent, Views
 
 log = logging.getLogger("bombyx.proxy")
 
@@ -219,24 +219,11 @@ class Front:
                 view.seconds = seconds
 
     def _saw(self, job: Job) -> ProxyView:
-        envelope, meta = job.envelope, job.meta
+        view = ProxyView(request_id=job.meta.request_id, started_at=self._clock.now())
         if self._observer is not None:
-            self._observer(meta.request_id, "envelope", job.exchange.request.body)
-        view = ProxyView(
-            request_id=meta.request_id,
-            envelope_bytes=len(job.exchange.request.body),
-            payment_bytes=len(envelope.payment_bytes),
-            meta_bytes=len(envelope.meta_bytes),
-            wrap_bytes=tuple(map(len, envelope.wraps)),
-            body_bytes=len(envelope.body),
-            ciphertext_start=envelope.body[:SHOWN_CIPHERTEXT],
-            candidates=meta.candidates,
-            model=meta.model,
-            max_output=meta.max_output,
-            shape=meta.shape.value,
-            started_at=self._clock.now(),
-        )
+            self._observer(job.meta.request_id, "envelope", job.exchange.request.body)
         if self._views is not None:
+            view.sent = _sent(job)
             self._views.add(view)
         return view
 
@@ -267,6 +254,22 @@ class Front:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _sent(job: Job) -> Sent:
+    envelope, meta = job.envelope, job.meta
+    return Sent(
+        envelope_bytes=len(job.exchange.request.body),
+        payment_bytes=len(envelope.payment_bytes),
+        meta_bytes=len(envelope.meta_bytes),
+        wrap_bytes=tuple(map(len, envelope.wraps)),
+        body_bytes=len(envelope.body),
+        ciphertext_start=envelope.body[:SHOWN_CIPHERTEXT],
+        candidates=meta.candidates,
+        model=meta.model,
+        max_output=meta.max_output,
+        shape=meta.shape.value,
+    )
 
 
 def problem(error: BombyxError) -> tuple[int, dict[str, str], bytes]:

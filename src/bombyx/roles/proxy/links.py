@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from bombyx.errors import BombyxError, MalformedMessage, Peer, PeerError, Unavailable
@@ -82,17 +82,21 @@ class LinkSession:
 
     # STREAMS (called by the dispatcher)
 
-    def open(self, make: Callable[[int], Stream]) -> Stream:
-        """A new stream. Raises `Unavailable` when this link cannot take one."""
+    def open(self, stream: Stream) -> Stream:
+        """Take a new stream on. Raises `Unavailable` when this link cannot."""
         if self.closed or len(self._streams) >= self._max_streams or self._number >= LAST_STREAM:
             raise Unavailable("this worker's link takes no more streams", rule="LINK-3")
         self._number += 1
-        stream = self._streams[self._number] = make(self._number)
+        stream.number = self._number
+        self._streams[self._number] = stream
         return stream
 
     async def upload(self, stream: Stream, request: bytes) -> None:
         """Send a request in pieces, waiting for the link between them."""
         position = 0
+        if len(request) <= PART:
+            self.send(LinkType.REQUEST_END, stream.number, request)
+            return
         while len(request) - position > PART:
             self.send(LinkType.REQUEST_PART, stream.number, request[position : position + PART])
             position += PART

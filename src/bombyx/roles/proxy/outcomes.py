@@ -85,6 +85,7 @@ class Outcomes:
         final = stream.trail.final
         view.outcome = final.receipt.outcome.name.lower() if failure is None and final else "truncated"
         view.frames, view.frame_sizes, view.answer_bytes = stream.trail.frames, stream.sizes, stream.bytes
+        view.receipts = stream.receipts
         view.worker_charge, view.charge = settlement.worker_charge, settlement.charge
         metrics = self._metrics
         metrics.attempts.labels(view.outcome).inc()
@@ -105,7 +106,8 @@ class Outcomes:
         )
 
     def note(self, chosen: Contestant, stats: WorkerStats) -> None:
-        self._roster.note(chosen.seat.worker, stats)
+        if stats is not chosen.seat.worker.stats:
+            self._roster.note(chosen.seat.worker, stats)
 
 
 def _by_client(failure: BombyxError) -> bool:

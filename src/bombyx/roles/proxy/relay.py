@@ -16,7 +16,15 @@ import re
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from bombyx.errors import BombyxError, EngineUnavailable, MalformedMessage, Peer, PeerError, StreamTruncated
+from bombyx.errors import (
+    BombyxError,
+    DeadlineExceeded,
+    EngineUnavailable,
+    MalformedMessage,
+    Peer,
+    PeerError,
+    StreamTruncated,
+)
 from bombyx.ports import HttpExchange
 from bombyx.protocol.pay.trail import ReceiptTrail
 from bombyx.protocol.primitives import Digest
@@ -50,21 +58,27 @@ class Stream:
     __slots__ = (
         "_cancelled",
         "_credit",
+        "_deadline",
         "_exchange",
+        "_grace",
         "_head",
         "_link",
         "_on_receipt",
         "_out",
         "_owed",
         "_rest",
+        "_timer",
+        "_unkept",
         "_window",
         "_written",
         "bytes",
         "chain",
         "ended",
+        "kept",
         "number",
         "observer",
         "opened",
+        "receipts",
         "sizes",
         "touched",
         "trail",
@@ -73,7 +87,6 @@ class Stream:
     def __init__(
         self,
         link: FrameSender,
-        number: int,
         exchange: HttpExchange,
         *,
         candidate: Digest,
@@ -83,13 +96,13 @@ class Stream:
         observer: Observer | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
-        self.number = number
+        self.number = 0  # given by the link
         self.trail = trail
         self.chain = ResponseChain()
         self.opened: asyncio.Future[BombyxError | None] = loop.create_future()  # None: the first frame is here
         self.ended: asyncio.Future[BombyxError | None] = loop.create_future()  # None: END after a final receipt
         self.touched = False
-        self.bytes = 0
+        self.bytes = self.receipts = 0
         self.sizes: dict[int, int] = {}  # payload size -> how many frames
         self.observer = observer
         self._link = link
@@ -101,7 +114,12 @@ class Stream:
         self._window = self._credit = window
         self._owed = 0
         self._on_receipt = on_receipt
+        self._unkept = b""
+        self.kept = False  # a receipt of this stream was given to `on_receipt`
         self._cancelled = False
+        self._grace = 0.0
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
 
     # FRAMES IN (called by the link)
 
@@ -116,15 +134,16 @@ class Stream:
         except PeerError as error:
             self._fail(error)
             return
-        self.bytes += size
-        self.sizes[size] = self.sizes.get(size, 0) + 1
+        sizes, out = self.sizes, self._out
+        sizes[size] = sizes.get(size, 0) + 1
         if self.observer is not None:
             self.observer("frame", payload)
-        if not self.opened.done():
-            self.opened.set_result(None)
-            self._out.append(self._head)
-        self._out.append(_data_prefix(size))
-        self._out.append(payload)
+        if not self.bytes:
+            if not self.opened.done():
+                self.opened.set_result(None)
+            out.append(self._head)
+        self.bytes += size
+        out += (_data_prefix(size), payload)
         self._owed += size
 
     def on_receipt(self, payload: bytes) -> None:
@@ -133,7 +152,8 @@ class Stream:
         except PeerError as error:
             self._fail(error)
             return
-        self._on_receipt(payload)
+        self._unkept = payload
+        self.receipts += 1
         if self.observer is not None:
             self.observer("receipt", payload)
         if self.trail.frames:
@@ -145,18 +165,20 @@ class Stream:
             return
         if not self.opened.done():
             self.opened.set_result(EngineUnavailable("the worker delivered nothing", rule="LINK-4"))
+        self._unkept = b""
         if self._written:
             self.flush()
         else:  # the whole answer in one message: it leaves together with its END, in one system call
             self._rest, self._out = self._out, []
         self._end(None)
 
-    def rest(self) -> bytes:
-        """What of a short answer was kept back for its END."""
-        rest, self._rest = b"".join(self._rest), []
-        if rest:
-            self._exchange.start(200, HEADERS)
-        return rest
+    def say_last(self, words: bytes) -> None:
+        """The answer's last records, behind what of a short answer was kept back for them."""
+        rest, self._rest = self._rest, []
+        if self._exchange.started:
+            self._exchange.end(b"".join((*rest, words)))
+        else:
+            self._exchange.respond(200, HEADERS, b"".join((*rest, words)))
 
     def on_refuse(self, payload: bytes) -> None:
         try:
@@ -178,12 +200,16 @@ class Stream:
     def flush(self) -> None:
         """Write what has gathered, and give the worker new credit for what the client takes."""
         self.touched = False
-        if self._out:
+        out = self._out
+        if self._unkept and not self.ended.done():  # the answer goes on: should we crash, it is settled at this receipt
+            self._on_receipt(self._unkept)
+            self._unkept, self.kept = b"", True
+        if out:
             if not self._written:
                 self._written = True
                 self._exchange.start(200, HEADERS)
-            self._exchange.write(b"".join(self._out))
-            self._out.clear()
+            self._exchange.write(b"".join(out))
+            out.clear()
         if self._owed * 2 >= self._window and not self._exchange.paused:
             self.grant()
 
@@ -193,6 +219,35 @@ class Stream:
             self._link.send(LinkType.WINDOW, self.number, self._owed.to_bytes(4))
             self._credit += self._owed
             self._owed = 0
+
+    # TIME
+
+    def watch(self, *, first_frame: float, deadline: float, grace: float) -> None:
+        """Give up when nothing came within `first_frame` seconds, stop the worker at the `deadline` (seconds from now);
+        after a stop, wait `grace` for the receipt of what was delivered."""
+        loop = asyncio.get_running_loop()
+        self._grace = grace
+        self._deadline = loop.time() + deadline
+        self._timer = loop.call_later(max(0.0, min(first_frame, deadline)), self._late, min(first_frame, deadline))
+
+    def _late(self, waited: float) -> None:
+        loop = asyncio.get_running_loop()
+        left = self._deadline - loop.time()
+        if not self.opened.done():
+            self.give_up(DeadlineExceeded(f"no frame within {waited:.1f} s", rule="LINK-4"))
+        elif left > 0:
+            self._timer = loop.call_later(left, self._late, 0.0)
+        else:
+            self._stop(DeadlineExceeded("the request's deadline has passed", rule="LINK-4"))
+
+    def client_left(self) -> None:
+        self._stop(StreamTruncated("the client went", peer=Peer.CLIENT, rule="LINK-4"))
+
+    def _stop(self, reason: BombyxError) -> None:
+        self.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(self._grace, self.give_up, reason)
 
     # ENDS
 
@@ -209,13 +264,15 @@ class Stream:
 
     def _fail(self, error: BombyxError) -> None:
         if not self.ended.done():
-            self.flush()
             self.cancel()
             self._end(error)
 
     def _end(self, error: BombyxError | None) -> None:
+        self._unkept = b""  # what it says is booked at once
         self.flush()
         self._link.forget(self.number)
+        if self._timer is not None:
+            self._timer.cancel()
         if not self.opened.done():
             self.opened.set_result(error)
         if not self.ended.done():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from bombyx.protocol.attest import AttestationResult
 from bombyx.protocol.market import Load, WorkerStats
@@ -54,6 +55,7 @@ class Seat:
     sheet_digest: Digest
     lines: dict[Digest, ModelPrice]  # of the sheet, which was checked
     account: WorkerAccount
+    asked: dict[tuple[object, ...], Any] = field(default_factory=dict, repr=False)  # what `admission.py` has priced
     offer: bytes  # what the directory says of it, encoded once
 
 

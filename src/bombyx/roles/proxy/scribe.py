@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows on their way to the store, committed in groups: many requests share one fsync (spec PAY-17).
 
+A receipt in the middle of an answer is kept for the case of a crash; nobody waits for it, so it waits for company.
+
 Always: `write` returns only when its rows are durable; rows reach the store in the order they were given; a store that
 fails makes every waiting write fail, and nothing that depended on it is acted on. Rows of a failed write are not lost:
 they describe what a book holds by now, so they go first with the next one. Rows under a lease that was lost are
@@ -19,14 +21,16 @@ from bombyx.ports import Store, Write
 from bombyx.roles.proxy.holdings import Holdings
 
 MAX_BATCH: Final = 4_096  # rows of one commit
+LINGER: Final = 0.02  # seconds that rows nobody waits for may wait for company: a crash may lose them, as ever
 
 Row = tuple[bytes, bytes | None]
+_write = tuple.__new__  # a named tuple's own `__new__` is a call of Python's more
 
 
 @dataclass(slots=True)
 class _Entry:
     writes: list[Write]
-    done: asyncio.Future[None] | None
+    waiting: list[asyncio.Future[None]]
 
 
 class Scribe:
@@ -35,45 +39,76 @@ class Scribe:
     def __init__(self, store: Store, holdings: Holdings | None = None) -> None:
         self._store = store
         self._holdings = holdings or Holdings(shared=False)
+        self._shared = self._holdings.shared
         self._waiting: list[_Entry] = []
         self._flusher: asyncio.Task[None] | None = None
+        self._linger: asyncio.TimerHandle | None = None
+        self._urgent = False  # somebody waits for rows that are not on their way yet
         self._owed: dict[tuple[str, bytes], Write] = {}  # rows of failed writes, the newest of a key
 
     def put(self, table: str, rows: Iterable[Row]) -> None:
         """Rows nobody waits for; a later `write` is durable only together with them."""
-        self._add(self._writes(table, rows), None)
+        self._entry().writes += self._writes(table, rows)
+        self._soon()
 
-    async def write(self, table: str, rows: Iterable[Row] = ()) -> None:
-        """Return once these rows, and all given before, are durable."""
+    def write(self, table: str, rows: Iterable[Row] = ()) -> asyncio.Future[None]:
+        """Done once these rows, and all given before, are durable."""
+        entry = self._entry()
+        entry.writes += self._writes(table, rows)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._add(self._writes(table, rows), done)
-        await done
+        entry.waiting.append(done)
+        self._urgent = True
+        if self._flusher is None:
+            self._start()
+        return done
 
     async def flush(self) -> None:
         """Return once all rows given before are durable."""
         await self.write("")
 
     async def close(self) -> None:
-        while self._flusher is not None:
-            await asyncio.wait([self._flusher])
+        while self._waiting or self._flusher is not None:
+            self._start()
+            if self._flusher is not None:
+                await asyncio.wait([self._flusher])
 
     def _writes(self, table: str, rows: Iterable[Row]) -> list[Write]:
+        if not self._shared:
+            return [_write(Write, (table, key, value, None)) for key, value in rows]
         fence = self._holdings.fence
         return [Write(table=table, key=key, value=value, lease=fence(table, key)) for key, value in rows]
 
-    def _add(self, writes: list[Write], done: asyncio.Future[None] | None) -> None:
-        if not writes and done is None:
-            return
-        self._waiting.append(_Entry(writes, done))
+    def _entry(self) -> _Entry:
+        """Where the next rows go: with those before them, unless some of them may lose their lease, and others not."""
+        if self._waiting and not self._shared and len(self._waiting[-1].writes) < MAX_BATCH:
+            return self._waiting[-1]
+        entry = _Entry([], [])
+        self._waiting.append(entry)
+        return entry
+
+    def _start(self) -> None:
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
         if self._flusher is None:
             self._flusher = asyncio.get_running_loop().create_task(self._flush())
 
     async def _flush(self) -> None:
         try:
-            while self._waiting:
-                await self._commit(self._take())
+            while True:
+                batch = self._take()
+                self._urgent = any(entry.waiting for entry in self._waiting)
+                await self._commit(batch)
+                if not self._urgent:
+                    break
         finally:
             self._flusher = None
+            if self._waiting:
+                self._soon()
+
+    def _soon(self) -> None:
+        if self._flusher is None and self._linger is None:
+            self._linger = asyncio.get_running_loop().call_later(LINGER, self._start)
 
     def _take(self) -> list[_Entry]:
         count, rows = 0, 0
@@ -87,7 +122,9 @@ class Scribe:
     async def _commit(self, batch: list[_Entry]) -> None:
         failure: BombyxError | None = None
         while True:
-            rows = [*self._owed.values(), *(write for entry in batch for write in entry.writes)]
+            rows = [*self._owed.values()]
+            for entry in batch:
+                rows += entry.writes
             try:
                 await self._store.write(rows)
                 self._owed.clear()
@@ -122,9 +159,10 @@ class Scribe:
 
 
 def _tell(entry: _Entry, failure: BombyxError | None) -> None:
-    if entry.done is None or entry.done.done():
-        return
-    if failure is None:
-        entry.done.set_result(None)
-    else:
-        entry.done.set_exception(failure)
+    for done in entry.waiting:
+        if done.done():
+            continue
+        if failure is None:
+            done.set_result(None)
+        else:
+            done.set_exception(failure)

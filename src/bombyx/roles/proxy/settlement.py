@@ -53,15 +53,15 @@ class Settler:
         self._scribe.put(RECEIPT, [(reservation.channel + reservation.request_id, None)])
 
     async def settle(
-        self, reservation: Reservation, bps: int, channel: PayerChannel, trail: ReceiptTrail
+        self, reservation: Reservation, bps: int, channel: PayerChannel, trail: ReceiptTrail, *, kept: bool
     ) -> Settlement:
-        """Book a request that delivered something; durable when this returns."""
+        """Book a request that delivered something; durable when this returns. `kept`: a receipt of it was kept."""
         worker_charge = trail.charge
         charge = with_commission(worker_charge, bps)
         self._wallet.agree(channel, reservation.request_id, worker_charge, final=trail.final is not None)
-        total = self._accounts.settle(reservation, charge)
-        # Its receipt is needed no longer. This row also makes the write fail when the channel's lease is lost.
-        await self._scribe.write(RECEIPT, [(reservation.channel + reservation.request_id, None)])
+        if kept:  # it is needed no longer
+            self._scribe.put(RECEIPT, [(reservation.channel + reservation.request_id, None)])
+        total = await self._accounts.settled(reservation, charge)
         return Settlement(
             request_id=reservation.request_id,
             channel=reservation.channel,

@@ -21,10 +21,9 @@ Observer = Callable[[RequestId, str, bytes], None]  # request, what ("envelope",
 
 
 @dataclass(slots=True, kw_only=True)
-class ProxyView:
-    """One request as the proxy saw it."""
+class Sent:
+    """What came in: made where somebody may look at it."""
 
-    request_id: RequestId
     envelope_bytes: int
     payment_bytes: int
     meta_bytes: int
@@ -35,7 +34,33 @@ class ProxyView:
     model: Digest
     max_output: int
     shape: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "sent": {
+                "envelope_bytes": self.envelope_bytes,
+                "payment_bytes": self.payment_bytes,
+                "meta_bytes": self.meta_bytes,
+                "wrap_bytes": list(self.wrap_bytes),
+                "body_bytes": self.body_bytes,
+                "ciphertext_start": self.ciphertext_start.hex(),
+            },
+            "known": {
+                "model": self.model.hex(),
+                "max_output_units": self.max_output,
+                "shape": self.shape,
+                "candidates": [candidate.hex() for candidate in self.candidates],
+            },
+        }
+
+
+@dataclass(slots=True, kw_only=True)
+class ProxyView:
+    """One request as the proxy saw it."""
+
+    request_id: RequestId
     started_at: int
+    sent: Sent | None = None  # None: views are not shown
     attempts: list[Attempt] = field(default_factory=list)
     why: str = ""
     outcome: str = "open"
@@ -51,20 +76,7 @@ class ProxyView:
     def as_dict(self) -> dict[str, Any]:
         return {
             "request_id": self.request_id.hex(),
-            "sent": {
-                "envelope_bytes": self.envelope_bytes,
-                "payment_bytes": self.payment_bytes,
-                "meta_bytes": self.meta_bytes,
-                "wrap_bytes": list(self.wrap_bytes),
-                "body_bytes": self.body_bytes,
-                "ciphertext_start": self.ciphertext_start.hex(),
-            },
-            "known": {
-                "model": self.model.hex(),
-                "max_output_units": self.max_output,
-                "shape": self.shape,
-                "candidates": [candidate.hex() for candidate in self.candidates],
-            },
+            **(self.sent.as_dict() if self.sent else {}),
             "choice": {"why": self.why, "attempts": [{k: str(v) for k, v in one.items()} for one in self.attempts]},
             "answer": {
                 "outcome": self.outcome,

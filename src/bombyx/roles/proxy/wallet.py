@@ -185,7 +185,10 @@ class Wallet:
         if channel.needs_session(self._clock.now()):
             self._open_session(account)
         payment = channel.authorize(request_id, cap=cap, meta_hash=meta_hash, body_hash=body_hash, signer=self._key)
-        await self._write(channel)
+        if self._holdings.shared or payment.voucher is not None or payment.grant is not None:
+            await self._scribe.write(PAYER, channel.take_rows())
+        else:  # it promises nothing that is not written already; its row goes before the charge's (PAY-17)
+            self.put(channel)
         return payment
 
     def _open_session(self, account: WorkerAccount) -> None:

@@ -4,12 +4,13 @@
 Not here: the rules, which stand in `protocol/pay/payee.py`; this file fetches what they look at
 and writes what they change.
 
-Always: rows reach the store in the order they were made, and before the caller acts; after a crash, what ran is charged
-by its last written receipt or released; the operator's key is used for claims alone.
+Always: rows reach the store in the order they were made, what a proxy promised before it is acted on; after a crash,
+what ran is charged by its last written receipt or released; the operator's key is used for claims alone.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Final
 
@@ -45,6 +46,7 @@ class Till:
         self._gateway = gateway
         self._clock = clock
         self._views: dict[Digest, tuple[ChannelView, float]] = {}
+        self._beside: set[asyncio.Task[None]] = set()
 
     @property
     def book(self) -> PayeeBook:
@@ -70,7 +72,8 @@ class Till:
     async def reserve(
         self, payment: Payment, *, request_id: RequestId, cap: int, meta_hash: Digest, body_hash: Digest
     ) -> Reservation:
-        """Accept `payment` for a request that may cost `cap`; durable when it returns. Raises `PaymentError`."""
+        """Accept `payment` for a request that may cost `cap`. Its voucher is durable when this returns, the reservation
+        no later than the charge. Raises `PaymentError`."""
         view = await self._view(payment)
         now = self._clock.now()
         key = self._session_key(payment) if self._book.wants_key(payment) else None
@@ -86,8 +89,22 @@ class Till:
                 session_key=key,
             )
         finally:
-            await self._write()
+            if payment.voucher is None and payment.grant is None:
+                self._write_beside()
+            else:
+                await self._write()
         return reservation
+
+    def _write_beside(self) -> None:
+        """Below the ceiling nothing new was promised to us: the row need only go before the charge's, in one store."""
+        task = asyncio.ensure_future(self._write())
+        self._beside.add(task)
+        task.add_done_callback(self._written)
+
+    def _written(self, task: asyncio.Task[None]) -> None:
+        self._beside.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.warning("a reservation was not written; its charge will be, or the answer does not end")
 
     def settle(self, reservation: Reservation, charge: int) -> list[Write]:
         """Charge it. The rows go into the same batch as the final receipt."""
