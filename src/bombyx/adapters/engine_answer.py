@@ -15,7 +15,7 @@ from bombyx.adapters.engine_dialect import IdSource, Plan
 from bombyx.adapters.sse import data_event, event_data
 from bombyx.adapters.token_gaps import GapFiller, TokenIndex
 from bombyx.errors import EngineUnavailable, MalformedMessage
-from bombyx.ports import EngineChunk, EngineUsage
+from bombyx.ports import EngineAudit, EngineChunk, EngineUsage
 
 DONE: Final = b"[DONE]"
 MAX_ID: Final = 2**31
@@ -42,6 +42,7 @@ class Answer:
         self._usage: dict[str, Any] | None = None
         self._last_finished = 0
         self._by_word: set[int] = set()  # choices that ended at a stop string
+        self._prompt: tuple[int, ...] = ()  # its ids, where the answer is to be re-run
         self.done = False
 
     # --- streams ---
@@ -59,6 +60,7 @@ class Answer:
         value = _object(data)
         if "error" in value:
             raise EngineUnavailable("the engine reported an error inside its stream")
+        self._take_prompt(value)
         new = self._take_choices(value, _count_of(value.get("timings"), "predicted_n"))
         self._take_usage(value.get("usage"))
         if (_inner(value, "__verbose") or {}).get("stop_type") == "word":
@@ -80,6 +82,7 @@ class Answer:
         if self._plan.ids is IdSource.VERBOSE:
             verbose = value.get("__verbose")
             self._ids[0].extend(_ids(verbose.get("tokens") if isinstance(verbose, dict) else None))
+        self._take_prompt(value)
         self._take_choices(value, None)
         self._take_usage(value.get("usage"))
         new = tuple((choice, tuple(ids)) for choice, ids in enumerate(self._ids) if ids)
@@ -105,7 +108,15 @@ class Answer:
             finish=tuple(self._finish),
             verified=not note,
             note=note,
+            audit=self._audit(verified=not note),
+            audit_why=self._plan.why,
         )
+
+    def _audit(self, *, verified: bool) -> EngineAudit | None:
+        """What makes the answer one that can be re-run; the engine's own name is added by who knows it."""
+        if self._plan.sampler is None or not self._prompt or not verified:
+            return None
+        return EngineAudit(prompt_ids=self._prompt, sampler=self._plan.sampler, engine="")
 
     def _doubt(self, counted: int | None, shown: int, without_ids: bool) -> str:
         if counted is None and self._usage is None:
@@ -158,6 +169,15 @@ class Answer:
                 self._ids[index].extend(ids)
                 new.append((index, ids))
         return tuple(new)
+
+    def _take_prompt(self, value: dict[str, Any]) -> None:
+        """vLLM tells the prompt's ids once: beside the choices of a chat, inside the first of a completion."""
+        if self._plan.sampler is None or self._prompt:
+            return
+        for holder in (value, *(choice for choice in value.get("choices") or () if isinstance(choice, dict))):
+            if isinstance(told := holder.get("prompt_token_ids"), list):
+                self._prompt = _ids(told)
+                return
 
     def _take_text(self, choice: dict[str, Any], index: int) -> None:
         said = _inner(choice, "delta") or _inner(choice, "message") or {}

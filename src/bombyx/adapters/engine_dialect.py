@@ -10,6 +10,8 @@ Ways to learn ids, by engine (all measured as free: under the noise of 3 %):
                 text, plus a running count (`timings_per_token`) that betrays withheld ids (`token_gaps.py`).
                 Streams with tools refuse logprobs: ids follow from text and count alone, those of tool calls are lost.
     vLLM        `return_token_ids`; `cache_salt` isolates its prefix cache
+    vLLM with the seeded sampler (`vllm_sampler.py`): the same, and a request that can be re-run is drawn by it: its
+                sampling fields become arguments of the processor, the temperature 0
     SGLang      no ids; `cache_salt`
     plain       (Ollama and others) no ids, no known way to isolate a prefix cache
 """
@@ -23,8 +25,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from bombyx.adapters.vllm_sampler import PREFIX, arguments
 from bombyx.errors import BadRequest
 from bombyx.ports import EngineRequest
+from bombyx.protocol.audit.asked import read_sampling
+from bombyx.protocol.audit.seed import choice_seed, root_of
+from bombyx.protocol.wire.audit import SamplerBlock
 
 CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
@@ -39,6 +45,7 @@ class Dialect(StrEnum):
 
     PLAIN = "plain"
     VLLM = "vllm"
+    VLLM_SEEDED = "vllm+seeded"  # an operator's word: nothing in vLLM's answers tells which processors it loaded
     SGLANG = "sglang"
     LLAMA_CPP = "llama.cpp"
 
@@ -63,6 +70,8 @@ class Plan:
     counts_all: bool  # the engine's usage counts every choice, not only the first
     stop: tuple[str, ...] = field(repr=False)
     drop: frozenset[str]  # of "logprobs", "usage", "timings", "__verbose", "token_ids"
+    sampler: SamplerBlock | None = None  # the answer can be re-run: so it is drawn
+    why: str = ""  # and if not, why
 
 
 def plan_request(request: EngineRequest, dialect: Dialect, additions: Mapping[str, Any] | None = None) -> Plan:
@@ -75,6 +84,9 @@ def plan_request(request: EngineRequest, dialect: Dialect, additions: Mapping[st
         _limit_output(body, request, dialect, made)
         ids, drop = _ask_for_ids(body, request, dialect, choices)
     _isolate(body, request, dialect)
+    sampler, why = None, ""
+    if dialect is Dialect.VLLM_SEEDED:
+        sampler, why = _seed(body, asked, request)
     body.update(additions or {})
     return Plan(
         body=json.dumps(body).encode(),
@@ -84,6 +96,8 @@ def plan_request(request: EngineRequest, dialect: Dialect, additions: Mapping[st
         counts_all=dialect is not Dialect.LLAMA_CPP or choices == 1,
         stop=_stop(asked),
         drop=drop,
+        sampler=sampler,
+        why=why,
     )
 
 
@@ -133,7 +147,7 @@ def _limit_output(body: dict[str, Any], request: EngineRequest, dialect: Dialect
 
 
 def _isolate(body: dict[str, Any], request: EngineRequest, dialect: Dialect) -> None:
-    if dialect in (Dialect.VLLM, Dialect.SGLANG):
+    if dialect in (Dialect.VLLM, Dialect.VLLM_SEEDED, Dialect.SGLANG):
         body["cache_salt"] = base64.b64encode(request.cache_salt).decode()
         body.pop("kv_transfer_params", None)  # would name another request's cache
     elif dialect is Dialect.LLAMA_CPP:
@@ -151,7 +165,7 @@ def _ask_for_ids(
         if options.get("include_usage") is not True:
             drop.add("usage")
         body["stream_options"] = {**options, "include_usage": True}
-    if dialect is Dialect.VLLM:
+    if dialect in (Dialect.VLLM, Dialect.VLLM_SEEDED):
         return IdSource.TOKEN_IDS, frozenset(drop | _set(body, "token_ids", return_token_ids=True))
     if dialect is not Dialect.LLAMA_CPP:
         return IdSource.NOWHERE, frozenset(drop)
@@ -165,6 +179,26 @@ def _ask_for_ids(
         drop.add("logprobs")
         body.update({"logprobs": True, "top_logprobs": 1} if request.path == CHAT else {"logprobs": 1})
     return IdSource.LOGPROBS, frozenset(drop)
+
+
+def _seed(body: dict[str, Any], asked: Mapping[str, Any], request: EngineRequest) -> tuple[SamplerBlock | None, str]:
+    """Hand the draw to the seeded sampler, where the request can be re-run. Nobody else's word reaches it."""
+    given = body.pop("vllm_xargs", None)
+    given = given if isinstance(given, dict) else {}
+    others = {name: value for name, value in given.items() if not name.startswith(PREFIX)}
+    if others:
+        body["vllm_xargs"] = others
+    sampling = read_sampling(request.path, asked, cap=request.max_output)
+    if sampling.sampler is None or request.audit is None or sampling.choices != 1:
+        # vLLM gives every choice of a request the same arguments: they would all be drawn with one seed.
+        why = sampling.why or ("no seed was given" if request.audit is None else "several choices in one request")
+        return None, why
+    for name in ("top_p", "top_k", "presence_penalty", "frequency_penalty", "repetition_penalty", "min_p", "seed"):
+        body.pop(name, None)
+    body["temperature"] = 0
+    seed = choice_seed(root_of(asked, request.audit.root), 0)
+    body["vllm_xargs"] = others | arguments(sampling.sampler, seed)
+    return sampling.sampler, ""
 
 
 def _set(body: dict[str, Any], drop: str, **fields: Any) -> set[str]:

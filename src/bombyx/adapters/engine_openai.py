@@ -12,6 +12,7 @@ import asyncio
 import ipaddress
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import aiohttp
@@ -48,11 +49,13 @@ class OpenAIEngine:
         idle_timeout: float = IDLE_TIMEOUT,
         max_connections: int = 256,
         unsafe_allow_remote: bool = False,
+        build: str = "",
     ) -> None:
         self._base = URL(base_url)
         if not unsafe_allow_remote and not is_loopback(self._base.host):
             raise ConfigError("an engine must be on loopback: its connection is not encrypted")
         self._dialect = dialect
+        self._build = build  # what the manifest calls this engine; audits name it
         self._index = index
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._idle_timeout = idle_timeout
@@ -129,7 +132,10 @@ class OpenAIEngine:
                 yield chunk
         else:
             yield answer.body(await timer.wait(_read(response, MAX_BODY)))
-        yield EngineEnd(usage=answer.usage())
+        usage = answer.usage()
+        if usage.audit is not None:
+            usage = replace(usage, audit=replace(usage.audit, engine=self._build))
+        yield EngineEnd(usage=usage)
 
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:

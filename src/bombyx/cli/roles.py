@@ -86,7 +86,7 @@ def worker(
     config: ConfigOption = None,
     state: StateOption = None,
     engine: Annotated[str | None, typer.Option(help="`embedded`, or an OpenAI-compatible server on loopback")] = None,
-    dialect: Annotated[str | None, typer.Option(help="vllm, sglang, llama.cpp, plain; auto: ask the engine")] = None,
+    dialect: Annotated[str | None, typer.Option(help="vllm, vllm+seeded, sglang, llama.cpp, plain; auto: ask")] = None,
     model: Annotated[str | None, typer.Option(help="model name to offer")] = None,
     model_file: Annotated[Path | None, typer.Option(help="GGUF file for the embedded engine")] = None,
     manifest: Annotated[Path | None, typer.Option(help="an external engine's, of `bombyx model manifest`")] = None,

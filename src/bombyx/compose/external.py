@@ -28,7 +28,8 @@ async def external(config: WorkerConfig) -> ServedModel:
     given, manifest = _dialect(config), await asyncio.to_thread(_manifest, config)
     table = await asyncio.to_thread(_tokens, config, manifest)
     index = None if table is None else await asyncio.to_thread(TokenIndex, TokenTable.decode(table))
-    engine = OpenAIEngine(config.engine, dialect=given or Dialect.PLAIN, index=index)
+    build = "" if manifest is None else manifest.engine
+    engine = OpenAIEngine(config.engine, dialect=given or Dialect.PLAIN, index=index, build=build)
     try:
         dialect = given or await engine.detect()
         name = _name(config, manifest, await engine.models())
