@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
+import orjson
+
 from bombyx.adapters.engine_dialect import IdSource, Plan
 from bombyx.adapters.sse import data_event, event_data
 from bombyx.adapters.token_gaps import GapFiller, TokenIndex
@@ -246,9 +248,12 @@ class Answer:
 
 def _object(data: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        raise EngineUnavailable("the engine's answer is not JSON") from None
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError:  # half of a surrogate pair, and what else Python's own reader is lenient about
+        try:
+            value = json.loads(data)
+        except (ValueError, RecursionError):
+            raise EngineUnavailable("the engine's answer is not JSON") from None
     if not isinstance(value, dict):
         raise EngineUnavailable("the engine's answer is not a JSON object")
     return value
@@ -256,8 +261,8 @@ def _object(data: bytes) -> dict[str, Any]:
 
 def _dump(value: dict[str, Any]) -> bytes:
     try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, written as an escape
+        return orjson.dumps(value)
+    except TypeError:  # half of a surrogate pair, written as an escape
         return json.dumps(value, separators=(",", ":")).encode()
 
 

@@ -120,9 +120,10 @@ class Answer:
     async def flow(self) -> bool:
         """Send until the final frame has left (True) or the stream was stopped (False)."""
         stopped: Stopped = asyncio.ensure_future(self._stream.stopped.wait())
+        stopped.add_done_callback(lambda _: self._changed.set())
         try:
             while not self._put and not self._ended:
-                if not await self._wait_change(stopped, None):
+                if not await self._wait_change(stopped):
                     return False
             self._flowing = True
             if self._streamed and self._opened.meta.shape is Shape.CONSTANT:
@@ -161,7 +162,7 @@ class Answer:
                 frames = (*self._shaper.ready(), *self._shaper.tick())
             if not await self._emit_all(frames):
                 return False
-            if not frames and not await self._wait_change(stopped, None):
+            if not frames and not await self._wait_change(stopped):
                 return False
         return True
 
@@ -190,13 +191,10 @@ class Answer:
             await asyncio.wait((stopped,), timeout=seconds)
         return not stopped.done()
 
-    async def _wait_change(self, stopped: Stopped, seconds: float | None) -> bool:
-        """Wait until something was put or finished; False when stopped instead."""
-        changed = asyncio.ensure_future(self._changed.wait())
-        try:
-            await asyncio.wait((stopped, changed), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            changed.cancel()
+    async def _wait_change(self, stopped: Stopped) -> bool:
+        """Wait until something was put or finished; False when stopped instead. No task: this is once a token."""
+        if not stopped.done():
+            await self._changed.wait()
         self._changed.clear()
         return not stopped.done()
 
