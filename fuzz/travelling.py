@@ -13,6 +13,8 @@ from bombyx.adapters.configfs_tsm import certificates_of
 from bombyx.adapters.gguf import parse_gguf, token_table
 from bombyx.adapters.tokenizer_json import parse_tokenizer
 from bombyx.errors import ConfigError, MalformedMessage, PaymentError, SealError, StreamTruncated
+from bombyx.protocol.audit.asked import CHAT, COMPLETIONS, read_sampling
+from bombyx.protocol.audit.commitment import mark_line
 from bombyx.protocol.pay.tickets import sign_ticket, tickets_from_json, tickets_to_json
 from bombyx.protocol.pay.view import Claim
 from bombyx.protocol.pay.x402 import Asking
@@ -32,6 +34,7 @@ from bombyx.protocol.wire.records import (
 )
 from bombyx.protocol.wire.signing import SigningKey, recover
 from bombyx.protocol.wire.tokens import TokenTable
+from bombyx.roles.client.marks import MarkReader
 from bombyx.roles.worker.signed import answer_id
 
 KEY = SigningKey(Secret(b"\x11" * 32))
@@ -107,6 +110,33 @@ def usage(data: bytes) -> None:
     assert opening is None or read_usage(usage_trailers(opening)) == opening
 
 
+def marks(data: bytes) -> None:
+    """Cut anywhere, the same passes, and the same marks are found."""
+
+    def read(*parts: bytes) -> tuple[bytes, list[tuple[int, Digest]]] | None:
+        reader, shown = MarkReader(), b""
+        try:
+            for part in parts:
+                shown += reader.feed(part)
+        except MalformedMessage:
+            return None
+        return shown + reader.rest(), reader.marks
+
+    half = len(data) // 2
+    assert read(data) == read(data[:half], data[half:])
+
+
+def sampling(data: bytes) -> None:
+    """Whatever a body says, it is covered or there is a reason."""
+    try:
+        asked = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return
+    for path in (CHAT, COMPLETIONS):
+        found = read_sampling(path, asked if isinstance(asked, dict) else {}, cap=100)
+        assert (found.sampler is None) == bool(found.why)
+
+
 def payment(data: bytes) -> None:
     """The first byte picks whether the bytes are the header or the JSON inside it."""
     text = data[1:].decode("latin-1") if data[:1] == b"\x01" else base64.b64encode(data[1:]).decode()
@@ -175,6 +205,25 @@ def _payment() -> bytes:
     return b"\x00" + orjson.dumps(given)
 
 
+def _asked() -> dict[str, object]:
+    return {
+        "model": "m",
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "hello"}]}],
+        "prompt": [1, 2],
+        "n": 2,
+        "max_tokens": 9,
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "top_k": 70,
+        "seed": 5,
+        "stop": ["a"],
+        "presence_penalty": 0.5,
+        "logprobs": True,
+        "tools": [],
+        "response_format": {"type": "text"},
+    }
+
+
 def _tickets() -> bytes:
     claim = Claim(config=CONFIG, ceiling=Amount(9), signature=bytes(65), total_claimed=Amount(9))
     return tickets_to_json([sign_ticket(claim, Digest(bytes(32)), KEY)]).encode()
@@ -236,6 +285,8 @@ PLAIN: dict[str, tuple[Seeds, Callable[[bytes], object]]] = {
     "link_frames": (lambda: [write_link_frame(LinkType(kind), 7, b"x" * 20) for kind in list(LinkType)], frames),
     "chunks": (lambda: [seal_whole(ChunkSealer(CHUNK_KEY, CHUNK_NONCE), b"honest" * 9)], chunks),
     "usage": (lambda: [b"\x0ebombyx-usage\x04AAAA"], usage),
+    "marks": (lambda: [b"data: {}\n\n" + mark_line(32, Digest(bytes(32))) + b"data: [DONE]\n\n"], marks),
+    "sampling": (lambda: [orjson.dumps(_asked())], sampling),
     "payment": (lambda: [_payment(), b"\x01" + base64.b64encode(_payment()[1:])], payment),
     "tickets": (lambda: [_tickets()], tickets),
     "gguf": (lambda: [_gguf()], gguf),

@@ -26,7 +26,7 @@ T = TypeVar("T")
 StateOption = Annotated[Path | None, typer.Option(help="folder of the client's books")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
 NameArgument = Annotated[str, typer.Argument(help="request id, the beginning of one, or `last`")]
-COLUMNS = ("at", "request", "trust class", "outcome", "in", "out", "paid", "text")
+COLUMNS = ("at", "request", "trust class", "outcome", "in", "out", "paid", "audit", "text")
 
 
 @app.command("list")
@@ -99,4 +99,5 @@ def _cells(row: dict[str, Any]) -> tuple[object, ...]:
     at = datetime.fromtimestamp(row["at"] / 1000, tz=UTC).strftime("%Y-%m-%d %H:%M:%S")
     name = row.get("request_id", "")[:12]
     units = (row.get("input_units", 0), row.get("output_units", 0))
-    return (at, name, row["trust_class"], row["outcome"], *units, row["paid"], row["fault"] or row["text"])
+    audit = row["audit"].partition(" (")[0]  # the reason stands in `show`
+    return (at, name, row["trust_class"], row["outcome"], *units, row["paid"], audit, row["fault"] or row["text"])
