@@ -259,6 +259,7 @@ def test_whose_seed_it_is_stands_in_the_block() -> None:
         {"temperature": 2.5},
         {"temperature": "hot"},
         {"temperature": True},
+        {"temperature": 10**400},
         {"top_p": float("nan")},
         {"presence_penalty": -0.5},
         {"n": 0},
