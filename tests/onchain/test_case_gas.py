@@ -21,6 +21,7 @@ from bombyx.protocol.audit.merkle import merkle_proof, merkle_root
 from bombyx.protocol.primitives import sha256
 
 SIZE_LIMIT = 24_576  # bytes of a contract (EIP-170)
+CHANCE = 100  # gas; times and signatures have more zero bytes in one run than in another
 TRANSACTION_LIMIT = 2**24  # gas of a transaction (EIP-7825)
 
 
@@ -84,7 +85,10 @@ def test_gas_of_a_case_is_as_written_down(court: Court) -> None:
         plain = {name: gas for name, gas in written.items() if not name.startswith(CASES)}
         SNAPSHOT.write_text(json.dumps(plain | meter.found, indent=1) + "\n", encoding="utf-8")
         written = plain | meter.found
-    assert meter.found == {name: gas for name, gas in written.items() if name.startswith(CASES)}
+    kept = {name: gas for name, gas in written.items() if name.startswith(CASES)}
+    assert meter.found.keys() == kept.keys()
+    changed = {name: (gas, kept[name]) for name, gas in meter.found.items() if abs(gas - kept[name]) > CHANCE}
+    assert not changed
     assert max(meter.found.values()) < TRANSACTION_LIMIT // 20
 
 

@@ -243,6 +243,7 @@ def test_whatever_is_done_nobody_loses_stake_without_a_quorum(built: Court) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_800)
 def test_whatever_is_done_for_long(built: Court) -> None:
     """VAL-5 .. VAL-16: many long plays."""
     _play(built, 20, 40)
