@@ -11,10 +11,14 @@ import orjson
 
 from bombyx.adapters.configfs_tsm import certificates_of
 from bombyx.adapters.gguf import parse_gguf, token_table
+from bombyx.adapters.prefill_vllm import _rows
 from bombyx.adapters.tokenizer_json import parse_tokenizer
-from bombyx.errors import ConfigError, MalformedMessage, PaymentError, SealError, StreamTruncated
+from bombyx.adapters.vllm_sampler import read_arguments
+from bombyx.errors import ConfigError, EngineUnavailable, MalformedMessage, PaymentError, SealError, StreamTruncated
+from bombyx.protocol.audit import calibration
 from bombyx.protocol.audit.asked import CHAT, COMPLETIONS, read_sampling
 from bombyx.protocol.audit.commitment import mark_line
+from bombyx.protocol.audit.eprocess import Evidence
 from bombyx.protocol.pay.tickets import sign_ticket, tickets_from_json, tickets_to_json
 from bombyx.protocol.pay.view import Claim
 from bombyx.protocol.pay.x402 import Asking
@@ -279,6 +283,24 @@ def _http() -> list[bytes]:
 
 
 Seeds = Callable[[], list[bytes]]
+
+
+def vllm_rows(data: bytes) -> None:
+    """A Verifier's own engine, spoken to over HTTP: rows or a typed error."""
+    try:
+        told = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return
+    try:
+        _rows(told, (1, 2, 3), 1, 4)
+    except EngineUnavailable:
+        pass
+    try:
+        read_arguments(told if isinstance(told, dict) else None)
+    except ValueError:
+        pass
+
+
 PLAIN: dict[str, tuple[Seeds, Callable[[bytes], object]]] = {
     "binary_http": (_http, http),
     "records": (lambda: [write_record(kind, b"x" * 200) for kind in Record], records),
@@ -290,6 +312,15 @@ PLAIN: dict[str, tuple[Seeds, Callable[[bytes], object]]] = {
     "payment": (lambda: [_payment(), b"\x01" + base64.b64encode(_payment()[1:])], payment),
     "tickets": (lambda: [_tickets()], tickets),
     "gguf": (lambda: [_gguf()], gguf),
+    "calibration": (lambda: [calibration.to_json(calibration.DEFAULT).encode()], calibration.from_json),
+    "audit_evidence": (lambda: [Evidence.none(calibration.DEFAULT).encode()], Evidence.decode),
+    "vllm_rows": (
+        lambda: [
+            b'{"choices":[{"prompt_logprobs":[null,{"2":{"logprob":-1.5,"rank":1}},{"3":{"logprob":0.5,"rank":9}}]}]}',
+            b'{"bombyx_seed":"00000000000000ff","bombyx_top_k":50}',
+        ],
+        vllm_rows,
+    ),
     "tokenizer": (_tokenizers, tokenizer),
     "certificates_of": (lambda: [_certificates()], certificates_of),
     "answer_id": (
