@@ -12,6 +12,8 @@ Always: frames open only in the order they were sealed; nothing follows the fina
 
 from __future__ import annotations
 
+from typing import Final
+
 from bombyx.errors import MalformedMessage, Peer, SealError, StreamTruncated
 from bombyx.protocol.primitives import Digest, sha256, tagged_hash
 from bombyx.protocol.seal.chunked import ChunkOpener, ChunkSealer
@@ -20,6 +22,8 @@ from bombyx.protocol.seal.hpke import TAG_SIZE
 from bombyx.protocol.seal.ohttp import RESPONSE_NONCE_SIZE, response_keys
 from bombyx.protocol.seal.opening import OpenedRequest
 from bombyx.protocol.wire.varint import read_varint
+
+_NOTHING: Final = Digest.zero()
 
 
 def chain_start(nonce: bytes) -> Digest:
@@ -38,7 +42,7 @@ class ResponseChain:
     __slots__ = ("digest", "frames")
 
     def __init__(self) -> None:
-        self.digest = Digest.zero()
+        self.digest = _NOTHING
         self.frames = 0
 
     def update(self, payload: bytes) -> Digest:
