@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.postgres import postgres_server, shared_database
 
@@ -169,6 +169,7 @@ _FEW_KEYS = st.lists(
 
 
 @settings(max_examples=25)
+@example([([("t", b"", b"")], "fold")])
 @given(st.lists(st.tuples(_FEW_KEYS, st.sampled_from(["", "fold", "reopen", "kill"])), max_size=8))
 def test_the_log_is_folded_in_at_any_moment_and_nobody_sees_it(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[list[tuple[str, bytes, bytes | None]], str]]
@@ -218,8 +219,33 @@ def test_what_another_process_wrote_meanwhile_is_folded_in_too(tmp_path: Path) -
     second.append([("t", b"b", b"2")])
     first.fold()
     assert first.reader.execute("SELECT key FROM rows").fetchall() == [(b"a",), (b"b",)]
+    first.append([("t", b"a", b"3")])
+    second.append([("t", b"b", b"4")])
+    first.append([("t", b"c", b"5")])
+    second.fold()
     first.close()
     second.close()
+    last = SqliteFile(tmp_path / "s.db")
+    assert last.reader.execute("SELECT key, value FROM rows").fetchall() == [(b"a", b"3"), (b"b", b"4"), (b"c", b"5")]
+    last.close()
+
+
+def test_a_process_that_only_looks_never_brings_back_what_it_saw(tmp_path: Path) -> None:
+    """STORE-3: as many batches as it saw have come and gone since; it closes, and every newer row stands."""
+    owner = SqliteFile(tmp_path / "s.db")
+    owner.append([("t", b"a", b"old")])
+    looker = SqliteFile(tmp_path / "s.db")
+    assert looker.newest(("t", b"a")) == (b"old",)
+    owner.append([("t", b"a", b"new")])
+    owner.fold()
+    looker.close()
+    owner.append([("t", b"b", b"1")])
+    after = SqliteFile(tmp_path / "s.db")
+    assert after.newest(("t", b"b")) == (b"1",)
+    assert after.reader.execute("SELECT value FROM rows").fetchall() == [(b"new",)]
+    assert after.newest(("t", b"a")) in (None, (b"new",))
+    after.close()
+    owner.close()
 
 
 def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:

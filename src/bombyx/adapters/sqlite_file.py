@@ -7,7 +7,8 @@ interpreter's lock: so the event loop runs on, and a row that was put and delete
 
 Not here: threads and waiting (`sqlite.py`). One thread writes; `newest` may be asked from another.
 
-Always: what `append` returned from survives a crash; the log read back in order over the table gives every row.
+Always: what `append` returned from survives a crash; the log read back in order over the table gives every row, also
+where another process has the file open.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _ROWS: Final = (
 )
 _LOG: Final = "CREATE TABLE IF NOT EXISTS log (id INTEGER PRIMARY KEY, batch BLOB NOT NULL)"
 _APPEND: Final = "INSERT INTO log (batch) VALUES (?)"
-_READ_LOG: Final = "SELECT batch FROM log ORDER BY id"
+_READ_LOG: Final = "SELECT id, batch FROM log ORDER BY id"
 _PUT: Final = "INSERT INTO rows VALUES (?, ?, ?) ON CONFLICT (name, key) DO UPDATE SET value = excluded.value"
 _DELETE: Final = "DELETE FROM rows WHERE name = ? AND key = ?"
 # ?2 holds keys and values one behind the other; ?3 is a JSON list that says where: offset, size of key, size of value
@@ -64,17 +65,21 @@ class SqliteFile:
         self._writer = connect(path)
         self._writer.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         self._changed: dict[Where, bytes | None] = {}
-        self._size = self._entries = 0
+        self._size = 0
+        self._last = 0  # number of the newest batch we know; numbers are never given twice
+        self._missed = False  # another process has appended between two of ours
+        self._appended = False  # since the last fold: whoever only looks folds nothing
         self._read_log()
 
     def append(self, rows: Sequence[Change]) -> None:
         """Make these rows durable, all or none. Raises `Unavailable`."""
         batch = pack(rows)
         try:
-            self._writer.execute(_APPEND, (batch,))
+            number = self._writer.execute(_APPEND, (batch,)).lastrowid or 0
         except (sqlite3.Error, OverflowError) as error:
             raise Unavailable(f"the store cannot write: {error}") from None
-        self._entries += 1
+        self._missed |= number != self._last + 1
+        self._last, self._appended = number, True
         self._size += len(batch)
         self._changed.update({(name, key): value for name, key, value in rows})  # at once, for whoever reads
 
@@ -83,19 +88,20 @@ class SqliteFile:
         return len(self._changed) >= FOLD_ROWS or self._size >= FOLD_BYTES
 
     def fold(self) -> None:
-        """Bring the table up to date and empty the log. Raises `sqlite3.Error`; then nothing has changed."""
-        if not self._entries:
+        """Bring the table up to date and empty the log, but for its newest batch, which keeps the count. Raises
+        `sqlite3.Error`; then nothing has changed."""
+        if not self._appended:
             return
         writer = self._writer
         try:
             # No fsync: should the fold be lost, the log is still there, as both changed in one transaction.
             writer.execute("PRAGMA synchronous = NORMAL")
             writer.execute("BEGIN IMMEDIATE")
-            if writer.execute("SELECT count(*) FROM log").fetchone() != (self._entries,):
+            if self._missed or writer.execute("SELECT max(id) FROM log").fetchone() != (self._last,):
                 self._read_log()  # another process has written, too: its rows are folded with ours
             for statement, values in _statements(self._changed):
                 writer.execute(statement, values)
-            writer.execute("DELETE FROM log")
+            writer.execute("DELETE FROM log WHERE id < ?", (self._last,))
             writer.execute("COMMIT")
         except sqlite3.Error:
             with contextlib.suppress(sqlite3.Error):
@@ -103,7 +109,8 @@ class SqliteFile:
             raise
         finally:
             writer.execute("PRAGMA synchronous = FULL")
-        self._changed, self._size, self._entries = {}, 0, 0
+        self._changed, self._size = {}, 0
+        self._missed = self._appended = False
 
     def close(self) -> None:
         with contextlib.suppress(sqlite3.Error):  # what is in the log is safe there
@@ -125,8 +132,9 @@ class SqliteFile:
 
     def _read_log(self) -> None:
         batches = self._writer.execute(_READ_LOG).fetchall()
-        self._entries, self._size = len(batches), sum(len(batch) for (batch,) in batches)
-        self._changed = {(name, key): value for (batch,) in batches for name, key, value in unpack(batch)}
+        self._last = batches[-1][0] if batches else 0
+        self._size = sum(len(batch) for _, batch in batches)
+        self._changed = {(name, key): value for _, batch in batches for name, key, value in unpack(batch)}
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -176,7 +184,8 @@ def _statements(changed: dict[Where, bytes | None]) -> Iterator[tuple[str, tuple
             puts.setdefault(name, _Many()).add(key, value)
     for statement, tables in ((_PUT_MANY, puts), (_DELETE_MANY, deletes)):
         for name, many in tables.items():
-            yield statement, (name, b"".join(many.parts), f"[{','.join(many.spans)}]")
+            # never empty: of an empty blob SQLite makes NULL
+            yield statement, (name, b"".join((*many.parts, b".")), f"[{','.join(many.spans)}]")
 
 
 class _Many:
