@@ -94,6 +94,7 @@ def test_the_models_context_bounds_an_answer() -> None:
     with pytest.raises(ReceiptError, match="not the 30 asked for"):
         check_block(BLOCK, USAGE, SENT, small, salt=SALT)
     check_block(sampler_with(max_output=30), USAGE, SENT, small, salt=SALT)
+    check_block(BLOCK, USAGE, SENT, replace(MANIFEST, context=0), salt=SALT)  # a server whose manifest names none
 
 
 def test_an_uncovered_request_cannot_be_called_auditable() -> None:

@@ -97,6 +97,11 @@ def check_ends(usage: UsageOpening, ends: Set[int]) -> None:
             raise _blame("tokens follow an end of generation", "AUD-7")
 
 
+def most_output(asked: int, context: int, prompt: int) -> int:
+    """What a choice may have at most: prompt and answer share the context, where the manifest names one."""
+    return min(asked, max(0, context - prompt)) if context else asked
+
+
 def manifest_weights(manifest: ModelManifest) -> Digest:
     """One digest over all weight files, in the manifest's order."""
     return sha256(*(file.sha256 for file in manifest.weights))
@@ -119,7 +124,7 @@ def _check_sampler(block: AuditBlock, usage: UsageOpening, sent: Sent, manifest:
     asked = read_sampling(sent.path, _object(sent.body), cap=cap)
     if asked.sampler is None or asked.choices != len(usage.choices):
         raise _blame("called auditable although the request is not covered", "AUD-3")
-    wanted = min(asked.sampler.max_output, manifest.context - block.prompt_count)
+    wanted = most_output(asked.sampler.max_output, manifest.context, block.prompt_count)
     if sampler.max_output != wanted:
         raise _blame(f"made for {sampler.max_output} output tokens, not the {wanted} asked for", "AUD-7")
     same = ("algorithm", "temperature_e6", "top_p_e6", "top_k", "presence_e6", "frequency_e6", "seed_source", "stop")

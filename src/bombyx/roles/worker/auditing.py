@@ -12,13 +12,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from bombyx.ports import AuditAsk, EngineChunk, EngineUsage
+from bombyx.ports import AuditAsk, EngineAudit, EngineChunk, EngineUsage
 from bombyx.protocol.audit.commitment import IdChain, ids_digest, mark_line, request_digest, stream_root, unauditable
 from bombyx.protocol.audit.seed import NO_BEACON, joint_root
-from bombyx.protocol.audit.structure import manifest_weights
+from bombyx.protocol.audit.structure import manifest_weights, most_output
 from bombyx.protocol.primitives import Address, Digest
 from bombyx.protocol.seal.opening import OpenedRequest
-from bombyx.protocol.wire.audit import AuditBlock, AuditMode
+from bombyx.protocol.wire.audit import AuditBlock, AuditMode, SamplerBlock
 from bombyx.protocol.wire.evidence import ModelManifest
 from bombyx.protocol.wire.receipt import UsageOpening
 from bombyx.roles.worker.asked import Asked
@@ -69,14 +69,19 @@ class AnswerAudit:
             weights=manifest_weights(manifest),
             tokenizer=manifest.tokenizer or Digest.zero(),
             template=manifest.chat_template or Digest.zero(),
-            engine=usage.audit.engine,
-            sampler=usage.audit.sampler,
+            engine=usage.audit.engine or manifest.engine,  # a server's adapter knows no name of its own
+            sampler=self._sampler(usage.audit),
             nonce=asked.client_nonce,
             beacon=NO_BEACON,
             prompt_ids=ids_digest(usage.audit.prompt_ids),
             prompt_count=len(usage.audit.prompt_ids),
             stream_root=root,
         )
+
+    def _sampler(self, audit: EngineAudit) -> SamplerBlock:
+        """A server cuts an answer where the model's context ends, and does not say so beforehand."""
+        limit = most_output(audit.sampler.max_output, self._manifest.context, len(audit.prompt_ids))
+        return replace(audit.sampler, max_output=limit)
 
     def _why_not(self, usage: EngineUsage, opening: UsageOpening) -> str:
         if usage.audit is None:
