@@ -18,7 +18,7 @@ class Patience:
 
     poll: float = 0.25  # how often the chain is asked for a receipt
     look: float = 1.0  # how often the account's nonces are looked at
-    gap_after: float = 5.0  # a nonce below ours that no node holds for so long is filled
+    gap_after: float = 15.0  # a nonce below ours that no node holds for so long is filled; a block takes 12 on mainnet
     bump_after: float = 20.0  # unmined for so long: send again with a higher fee
     away_after: float = 15.0  # a chain that answers nothing for so long is away
     give_up_after: float = 120.0

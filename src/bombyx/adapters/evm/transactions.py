@@ -36,6 +36,7 @@ from bombyx.protocol.wire.signing import SigningKey
 __all__ = ["GWEI", "Fees", "Mined", "Patience", "Transactions"]
 
 ATTEMPTS: Final = 16  # nonces tried for one call while others with the same key take them
+FILLED: Final = 32  # nonces of a hole used up at a time
 JITTER: Final = 0.05  # seconds; so that two senders of one key do not try in step
 
 
@@ -215,7 +216,7 @@ class Transactions:
         mined, held = [await self._pool.count(family.sender, tag) for tag in ("latest", "pending")]
         if held <= family.nonce:
             if held not in line.flying and watch.stands(("hole", held)) >= self._patience.gap_after:
-                await self._fill(range(held, family.nonce), line, watch, signer)
+                await self._fill(range(held, min(family.nonce, held + FILLED)), line, watch, signer)
             if await self._pool.resubmit(family.last):
                 return
             watch.bump_now()
