@@ -160,3 +160,23 @@ async def test_a_long_registry_is_read_again_only_when_it_changed(
     assert len(await ledger.operators(OperatorRole.WORKER)) == 4
     await rpc.call("anvil_reorg", 1, [])
     assert len(await ledger.operators(OperatorRole.WORKER)) == 3
+
+
+async def test_a_block_that_a_node_does_not_give_is_no_reason_to_stop(
+    chain: tuple[MiningRpc, AddressBook], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LEDGER-10, PAY-15: nodes lose blocks in a reorg: nothing is known, or the old place is kept; claims go on."""
+    ledger = process(chain)
+    await mine(ledger, 5)
+    assert await ledger.leaving() is None
+    asked, lost = chain[0].call, True
+
+    async def call(method: str, *params: object) -> object:
+        return None if lost and method == "eth_getBlockByNumber" else await asked(method, *params)
+
+    monkeypatch.setattr(chain[0], "call", call)
+    assert await ledger.leaving() is None
+    lost = False
+    assert await ledger.leaving() == frozenset()
+    lost = True
+    assert await process(chain).leaving() is None

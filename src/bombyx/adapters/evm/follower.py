@@ -17,7 +17,6 @@ from bombyx.adapters.evm.rpc import as_bytes, as_int
 from bombyx.errors import Unavailable
 from bombyx.ports import Store, Write
 from bombyx.protocol.primitives import Address, Digest
-from bombyx.protocol.wire.evidence import BlockHeader
 
 TABLE: Final = "evm_seen"  # chain id, contract, event -> where we are
 MORE: Final = 4  # blocks read again beyond the reorg depth: of nodes behind one address, one may be behind
@@ -59,25 +58,26 @@ class Follower:
 
     async def look(self) -> News:
         """Raises `Unavailable`; then nothing is taken as read."""
-        head, place = await self._chain.header(None), self._place or await self._stored()
+        head, place = await self._chain.height(), self._place or await self._stored()
         certain = place is not None and await self._stands(place, head)
-        first = place.read - self._depth - MORE + 1 if certain and place is not None else head.number + 1
-        logs = await self._chain.logs(self._contract, self._topics, max(0, first), head.number) if certain else []
+        first = place.read - self._depth - MORE + 1 if certain and place is not None else head + 1
+        logs = await self._chain.logs(self._contract, self._topics, max(0, first), head) if certain else []
         found = frozenset(map(_name, logs))
         changed = found != frozenset(name for name in self._known if name[0] >= first)
         await self._go_to(head)
         self._known = found
         return News(logs=tuple(logs), changed=changed or not certain, certain=certain)
 
-    async def _stands(self, place: _Place, head: BlockHeader) -> bool:
+    async def _stands(self, place: _Place, head: int) -> bool:
         """Whether what was read before is part of the chain still."""
-        if head.number < place.anchor:
-            return False
-        return (await self._chain.header(place.anchor)).hash == place.anchor_hash
+        return head >= place.anchor and await self._chain.hash_at(place.anchor) == place.anchor_hash
 
-    async def _go_to(self, head: BlockHeader) -> None:
-        anchor = await self._chain.header(max(0, head.number - self._depth)) if self._depth else head
-        place = _Place(read=head.number, anchor=anchor.number, anchor_hash=anchor.hash)
+    async def _go_to(self, head: int) -> None:
+        number = max(0, head - self._depth)
+        found = await self._chain.hash_at(number)
+        if found is None:  # nothing to hold on to: the next look begins at the old place again
+            return
+        place = _Place(read=head, anchor=number, anchor_hash=found)
         if self._store is not None:
             row = json.dumps([place.read, place.anchor, str(place.anchor_hash)]).encode()
             await self._store.write([Write(table=TABLE, key=self._key, value=row)])

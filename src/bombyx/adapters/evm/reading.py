@@ -32,12 +32,19 @@ class ChainReader:
 
     async def head(self) -> BlockHeader:
         """The newest block that is deep enough to stay."""
-        number = as_int(await self._ask("eth_blockNumber"))
-        return await self.header(max(0, number - self.book.reorg_depth))
+        return await self.header(max(0, await self.height() - self.book.reorg_depth))
+
+    async def height(self) -> int:
+        return as_int(await self._ask("eth_blockNumber"))
 
     async def header(self, number: int | None) -> BlockHeader:
         tag = "latest" if number is None else hex(number)
         return _header(await self._ask("eth_getBlockByNumber", tag, False))
+
+    async def hash_at(self, number: int) -> Digest | None:
+        """Of the block of that number; None where the node has none, which nodes may say of any block after a reorg."""
+        found = await self._ask("eth_getBlockByNumber", hex(number), False)
+        return None if found is None else _header(found).hash
 
     async def newest(self) -> BlockHeader:
         """The newest block, which a reorg may take: what contracts hold deadlines against."""
@@ -74,7 +81,7 @@ class ChainReader:
         if first is None:
             first = self.book.first_block
         if last is None:
-            last = as_int(await self._ask("eth_blockNumber"))
+            last = await self.height()
         query = {"address": str(contract), "topics": list(topics), "fromBlock": hex(first), "toBlock": hex(last)}
         try:
             found = await self.rpc.call("eth_getLogs", query)
