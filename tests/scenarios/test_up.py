@@ -57,6 +57,7 @@ async def test_once_prints_one_json_object_and_leaves_nothing(tmp_path: Path) ->
     said = json.loads(out)
     assert "Paris" in said["answer"]
     assert said["model"] == MODEL
+    assert said["receipt"]["audit"] == "seeded, greedy"  # AUD-9: the real engine's answer can be re-run
     assert said["attestation"]["trust_class"] == "simulated"
     assert [step["number"] for step in said["attestation"]["steps"]] == list(range(1, 11))
     assert said["charge"]["paid"] == said["charge"]["worker"] + said["charge"]["commission"] > 0
