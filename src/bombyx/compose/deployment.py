@@ -13,7 +13,15 @@ from bombyx.protocol.primitives import Address
 
 
 async def deploy_contracts(
-    urls: list[str], *, key: str, file: Path, token: str | None, settlement: str | None
+    urls: list[str],
+    *,
+    key: str,
+    file: Path,
+    token: str | None = None,
+    settlement: str | None = None,
+    stake_manager: str | None = None,
+    stake_strategy: str | None = None,
+    committee: str | None = None,
 ) -> dict[str, Any]:
     """Deploy what is not named and add the chain to the address book in `file`. Gives the book's entry."""
     from bombyx.compose import key_store
@@ -22,7 +30,13 @@ async def deploy_contracts(
     rpc = Rpc(urls)
     try:
         book: AddressBook = await deploy_to(
-            rpc, signer=signer, token=_address("--token", token), settlement=_address("--settlement", settlement)
+            rpc,
+            signer=signer,
+            token=_address("--token", token),
+            settlement=_address("--settlement", settlement),
+            stake_manager=_address("--stake-manager", stake_manager),
+            stake_strategy=_address("--stake-strategy", stake_strategy),
+            committee=_address("--committee", committee),
         )
     finally:
         await rpc.close()
