@@ -222,11 +222,14 @@ def main() -> None:
         makes = chosen(arguments)
         if not arguments.tables:
             run(makes, folder)
-        rows, goals = tables(makes, folder, quick=arguments.quick)
+        rows, goals = tables(makes, folder, quick=arguments.quick, fresh=not arguments.tables)
     report("verification", rows, goals, as_json=arguments.json)
 
 
-def tables(makes: Sequence[Make], folder: Path, *, quick: bool) -> tuple[list[dict[str, object]], list[Goal]]:
+def tables(
+    makes: Sequence[Make], folder: Path, *, quick: bool, fresh: bool
+) -> tuple[list[dict[str, object]], list[Goal]]:
+    """Rows and goals of what the folder holds; `fresh`: manipulations and costs too, which need the model."""
     names = dict.fromkeys(make.name for make in makes)
     runs = {name: judged for name in names if (judged := Judged.read(name, folder)).lines}
     cheats = [one for name, one in runs.items() if name.startswith("adv.")]
@@ -235,14 +238,11 @@ def tables(makes: Sequence[Make], folder: Path, *, quick: bool) -> tuple[list[di
     good = [verdict for one in (*fair, *others) for verdict in one.verdicts()]
     failed = sum(verdict.failed for verdict in good)
     per_cheat = cheat_rows(cheats, fair)
-    tampering, single = tamper_rows(folder, 8 if quick else 24)
-    generate, verify = cost(folder, 6 if quick else 12)
-    peak = honest_peak(good, runs=20 if quick else 200, answers=100)
-    ratio, bound = verify / generate, upper_bound(failed, len(good))
-    rows = [*honest_rows([*fair, *others]), *per_cheat, *tampering]
-    rows += partial_rows(cheats, fair, 20 if quick else 100)
+    peak = honest_peak(good, runs=20 if quick else 100, answers=100)
+    bound = upper_bound(failed, len(good))
+    rows = [*honest_rows([*fair, *others]), *per_cheat]
+    rows += partial_rows(cheats, fair, 20 if quick else 40)
     rows += [
-        {"what": f"verify / generate, processor seconds {verify:.1f} / {generate:.1f}", "mean margin": round(ratio, 3)},
         {"what": f"honest failures, {failed} of {len(good)}: share at most (95 %)", "mean margin": bound},
     ]
     named = {str(row["what"]): row for row in per_cheat}
@@ -253,12 +253,22 @@ def tables(makes: Sequence[Make], folder: Path, *, quick: bool) -> tuple[list[di
     goals += [Goal(f"tokens to a million to one, p95: {row['what']}", _number(row["slash p95"]), "<=", 300)
               for row in swaps]  # fmt: skip
     goals += [
-        Goal("single replaced tokens found", single, ">=", 1.0),
         Goal("honest answers judged", len(good), ">=", 12 if quick else 2_000),
         Goal("honest answers failed", failed, "<=", 0),
         Goal("honest evidence, largest log10 of many lives", peak, "<", 3.0),
-        Goal("network's extra work at an audit rate of 5 %", 0.05 * ratio, "<", 0.05),
     ]
+    if fresh:
+        tampering, single = tamper_rows(folder, 8 if quick else 24)
+        generate, verify = cost(folder, 6 if quick else 12)
+        seconds = f"{verify:.1f} / {generate:.1f}"
+        rows += [
+            *tampering,
+            {"what": f"verify / generate, processor seconds {seconds}", "ratio": round(verify / generate, 3)},
+        ]
+        goals += [
+            Goal("single replaced tokens found", single, ">=", 1.0),
+            Goal("network's extra work at an audit rate of 5 %", 0.05 * verify / generate, "<", 0.05),
+        ]
     return rows, goals
 
 
