@@ -20,6 +20,7 @@ import pytest_asyncio
 from bombyx.adapters.evm import AddressBook, EvmLedger, EvmStakes, Rpc
 from bombyx.adapters.evm.case_history import CaseStep
 from bombyx.adapters.processes import Child
+from bombyx.compose.auditing import hand_over, kept, rerun
 from bombyx.compose.network import RunningNetwork, Trial, running_network
 from bombyx.compose.watching import Watcher
 from bombyx.ports import OperatorRole, StakeView
@@ -70,6 +71,7 @@ async def seen(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Seen]:
     folder = tmp_path_factory.mktemp("cheater")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("BOMBYX_HOME", str(folder / "home"))
+        environment.setenv("BOMBYX_CLIENT_KEEP_AUDITS", "true")
         async with running_network(
             workers=5, port=0, folder=folder / "net", progress=print, chain="evm", trial=TRIAL
         ) as network:
@@ -145,6 +147,28 @@ async def test_nobody_is_sent_to_the_cheater_any_more(seen: Seen) -> None:
     listed = {row["operator"] for row in network["workers"]}
     assert str(seen.cheater) not in listed
     assert {str(operator(child)) for child in seen.network.workers} <= listed
+
+
+async def test_a_client_checks_an_answer_itself_and_hands_it_to_a_validator(seen: Seen) -> None:
+    """AUD-9, AUD-55, AUD-57: the books are read beside the running client; the proxy carries what it cannot read."""
+    rows = (await _json(f"{seen.network.endpoint}/receipts"))["data"]
+    cheated = next((row for row in rows if row.get("operator") == str(seen.cheater)), None)
+    honest = next(row for row in rows if row.get("operator") != str(seen.cheater) and row["outcome"] == "complete")
+    state = Path(seen.network.folder) / "client"
+    held = await kept(state, honest["request_id"])
+    assert not (await rerun(held, None, context=2_048, threads=1)).failed
+    if cheated is not None:
+        verdict = await rerun(await kept(state, cheated["request_id"]), None, context=2_048, threads=1)
+        assert verdict.failed
+    validator = seen.network.validators[0]
+    told = await hand_over(held, seen.network.descriptor, Address.parse(validator.ready["address"]))
+    assert told["trust_class"] == "simulated"
+    for _ in range(60):
+        report = await _json(f"{validator.ready['url']}/v1/report")
+        if any(row["opted_in"] for row in report["workers"]):
+            break
+        await asyncio.sleep(1)
+    assert [row["opted_in_failed"] for row in report["workers"] if row["opted_in"]] == [0]
 
 
 async def test_no_log_holds_a_word_of_a_prompt_or_an_answer(seen: Seen) -> None:

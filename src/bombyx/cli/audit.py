@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from bombyx.cli.output import print_json, print_rows
-from bombyx.compose.auditing import Kept, hand_over, kept, rerun
+from bombyx.compose.auditing import Kept, dispute, hand_over, kept, rerun
 from bombyx.config import NetworkDescriptor, state_home
 from bombyx.protocol.audit.verdict import ResponseVerdict
 from bombyx.protocol.primitives import Address
@@ -26,12 +26,15 @@ def audit(
     opt_in: Annotated[
         str | None, typer.Option(help="hand the answer, prompt included, to this validator's enclave")
     ] = None,
+    to_all: Annotated[
+        bool, typer.Option("--dispute", help="hand the answer, prompt included, to every validator's enclave")
+    ] = False,
     threads: Annotated[int, typer.Option(help="threads of re-running", min=1)] = 1,
     context: Annotated[int, typer.Option(help="tokens of prompt and answer together", min=256)] = 4_096,
     json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
 ) -> None:
     """Judge one kept answer. Exit code 0: it passes (or is grey), 3: it fails; one answer alone convicts nobody."""
-    facts, failed = asyncio.run(_audit(receipt, state, network, model_file, opt_in, threads, context))
+    facts, failed = asyncio.run(_audit(receipt, state, network, model_file, opt_in, to_all, threads, context))
     if json:
         print_json(facts)
     else:
@@ -45,12 +48,15 @@ async def _audit(
     network: Path | None,
     model_file: Path | None,
     opt_in: str | None,
+    to_all: bool,
     threads: int,
     context: int,
 ) -> tuple[dict[str, Any], bool]:
     held = await kept(state or state_home() / "client", receipt)
     if opt_in is not None:
         return await hand_over(held, NetworkDescriptor.load(network), _address(opt_in)), False
+    if to_all:
+        return await dispute(held, NetworkDescriptor.load(network)), False
     verdict = await rerun(held, model_file, context=context, threads=threads)
     return _facts(held, verdict), verdict.failed
 

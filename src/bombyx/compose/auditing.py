@@ -19,7 +19,7 @@ from bombyx.compose.policy import read_policy
 from bombyx.compose.service import open_ledger
 from bombyx.compose.weights import open_weights
 from bombyx.config import NetworkDescriptor
-from bombyx.errors import AttestationError, BadRequest, Unavailable
+from bombyx.errors import AttestationError, BadRequest, BombyxError, Unavailable
 from bombyx.ports import OperatorRole, Store
 from bombyx.protocol.attest import AttestationResult, appraise
 from bombyx.protocol.audit.verdict import ResponseVerdict
@@ -93,6 +93,22 @@ async def hand_over(held: Kept, network: NetworkDescriptor, validator: Address) 
         finally:
             await transport.close()
     raise reason or Unavailable("no proxy is configured", rule="CLI-1")
+
+
+async def dispute(held: Kept, network: NetworkDescriptor) -> dict[str, Any]:
+    """Hand it to every registered validator that takes answers: each asks its worker more often if the answer fails."""
+    ledger = open_ledger(network)
+    try:
+        lines = await ledger.operators(OperatorRole.VALIDATOR)
+    finally:
+        await ledger.close()
+    told: dict[str, Any] = {}
+    for line in lines:
+        try:
+            told[str(line.address)] = (await hand_over(held, network, line.address))["trust_class"]
+        except BombyxError as error:
+            told[str(line.address)] = error.message
+    return {"request_id": held.request_id, "validators": told}
 
 
 async def _through(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -42,6 +43,7 @@ class Taker:
         self.opt_ins = OptIns(
             self.settings, keys=lambda: (KEY,), domain=DOMAIN, examiner=examiner(), book=self.book, entropy=ENTROPY,
             is_worker_key=self.is_known,
+            weighing=asyncio.Lock(),
         )  # fmt: skip
 
     async def is_known(self, operator: Address, key: Address) -> bool:

@@ -58,7 +58,7 @@ class Rounds:
         self._entropy = entropy
         self._judging = asyncio.Semaphore(settings.judged_at_once)
         self._asking = asyncio.Semaphore(settings.at_once)
-        self._weighing = asyncio.Lock()
+        self.weighing = asyncio.Lock()
         self.on_weighed: Callable[[Standing], None] = lambda _: None
 
     async def run(self) -> None:
@@ -175,7 +175,7 @@ class Rounds:
                 await self._examiner.calm()
                 verdict = await self._examiner.examine(AuditPackage.decode(heard.package), manifest)
             await self._book.keep_verdict(plan.epoch, canary.index, verdict)
-        async with self._weighing:
+        async with self.weighing:
             for operator in canary.candidates:
                 await self._weigh(plan, canary, operator, heard, verdict, manifest)
 

@@ -43,7 +43,11 @@ class OptIns:
         book: Book,
         entropy: Entropy,
         is_worker_key: Callable[[Address, Address], Awaitable[bool]],
+        weighing: asyncio.Lock,
     ) -> None:
+        """`weighing`: held by whoever changes a standing."""
+        self._weighing = weighing
+        self.on_weighed: Callable[[Standing], None] = lambda _: None
         self._settings = settings
         self._keys = keys
         self._domain = domain
@@ -94,12 +98,14 @@ class OptIns:
         manifest = ModelManifest.decode(data)
         await self._examiner.calm()
         verdict = await self._examiner.examine(package, manifest)
-        standing = await self._book.standing(receipt.operator, receipt.model)
-        if standing is None:
-            if manifest.calibration is None:
-                return
-            standing = Standing.new(receipt.operator, receipt.model, manifest.name, manifest.calibration)
-        await self._book.keep(standing.opted(verdict))
+        assert manifest.calibration is not None  # or it could not have been judged
+        async with self._weighing:
+            standing = await self._book.standing(receipt.operator, receipt.model)
+            if standing is None:
+                standing = Standing.new(receipt.operator, receipt.model, manifest.name, manifest.calibration)
+            standing = standing.opted(verdict)
+            await self._book.keep(standing)
+            self.on_weighed(standing)
 
     def _remember(self, digest: Digest) -> None:
         if len(self._seen) >= 16 * self._settings.opt_ins_kept:

@@ -103,6 +103,7 @@ class Validator:
             book=self.book,
             entropy=ports.entropy,
             is_worker_key=self.register.had_key,
+            weighing=self.rounds.weighing,
         )
         self._desk = Desk(
             report=self.report,
@@ -113,7 +114,7 @@ class Validator:
             opt_in=self.opt_ins.take,
         )
         self._standings: dict[bytes, Standing] = {}
-        self.rounds.on_weighed = self._weighed
+        self.rounds.on_weighed = self.opt_ins.on_weighed = self._weighed
         self._tasks: list[asyncio.Task[None]] = []
 
     @property

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A worker's reflex when a jury convicts it: appeal, once, while there is time (spec VAL-12).
+"""A worker's reflex when a jury convicts it: appeal, once, while there is time (spec VAL-9).
 
 Not here: whether the jury was right; the next one, bigger, says. Always: it pays no more than the appeal's bond.
 """
