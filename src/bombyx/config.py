@@ -192,6 +192,12 @@ class ValidatorConfig:
     at_once: int = _setting(2, "canaries under way", least=1, most=256)
     watch_every: float = _setting(2.0, "seconds between looks at the chain's cases", least=0.2, most=300)
     accuse: bool = _setting(True, "open cases; false: only watch, and sit on juries")
+    plants: int = _setting(
+        0,
+        "accusations with a known answer per 1 000 epochs: they find jurors who do not look, each for its bond",
+        least=0,
+        most=1_000,
+    )
     payers: int = _setting(16, "accounts canaries are paid from, one an epoch in turn", least=1, most=4_096)
     deposit: int = _setting(1_000_000, "base units placed in an epoch's channel", least=1)
     enclave: str = _setting("simulated", "device behind the key that users' answers are sealed to; empty: takes none")

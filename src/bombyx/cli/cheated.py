@@ -34,6 +34,7 @@ async def show_trial(network: RunningNetwork, console: Console, stop: asyncio.Ev
         "reports": watcher.reports,
         "answers": watcher.answers,
         "failed": watcher.failed,
+        "bought_of_the_liar": len(watcher.bought),
         "over": watcher.over,
     }
 
@@ -53,4 +54,5 @@ def _conclude(console: Console, watcher: Watcher, planned: int) -> None:
     paid = sum(step.facts["amount"] for step in facts["refund paid"])
     gone = ", ".join(watcher.name(str(step.who)) for step in facts["ejected"])
     console.print(f"\nslashed {slashed}; ejected {gone}; {paid} paid back to clients", style="bold")
-    console.print(f"{planned} plans of canaries were committed; clients got {watcher.answers} answers meanwhile")
+    told = f"{planned} plans of canaries were committed; clients got {watcher.answers} answers meanwhile"
+    console.print(f"{told}, {len(watcher.bought)} of the liar's")

@@ -121,6 +121,7 @@ def _settings(config: ValidatorConfig) -> ValidatorSettings:
         at_once=config.at_once,
         watch_seconds=config.watch_every,
         accuse=config.accuse,
+        plants=config.plants,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -17,8 +18,13 @@ import aiohttp
 from bombyx.adapters.evm import AddressBook, Rpc
 from bombyx.adapters.evm.case_history import CaseStep, case_steps
 from bombyx.compose.asking import ask
+from bombyx.compose.client import build
 from bombyx.compose.network import RunningNetwork
 from bombyx.errors import BombyxError
+from bombyx.protocol.audit.asked import CHAT
+from bombyx.protocol.primitives import Address
+from bombyx.roles.client.core import Client
+from bombyx.roles.client.kept import KeptReceipt
 
 LOOK_SECONDS: Final = 1.0
 MARKS: Final = (1, 3, 6)  # decimal logarithms of evidence that are told: something, alarm, a case
@@ -48,6 +54,8 @@ class Watcher:
     failed: int = 0
     steps: list[CaseStep] = field(default_factory=list)
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
+    bought: list[KeptReceipt] = field(default_factory=list)  # what a customer of the liar's paid for
+    payout: Address | None = None  # where its refunds go
     _told: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def name(self, address: str | None) -> str:
@@ -59,7 +67,11 @@ class Watcher:
         assert self.network.descriptor.contracts is not None
         book = AddressBook.from_dict(self.network.descriptor.contracts)
         rpc = Rpc(self.network.descriptor.chain_url.split(","))
-        asking = asyncio.create_task(self._keep_asking())
+        customer = await build(
+            json.loads(self.network.descriptor.to_json()), state_dir=self.network.folder / "customer"
+        )
+        self.payout = customer.payer
+        asking = asyncio.gather(self._keep_asking(), self._keep_buying(customer), return_exceptions=True)
         try:
             async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as http:
                 while not stop.is_set() and not self.over:
@@ -69,7 +81,9 @@ class Watcher:
                         await asyncio.wait_for(stop.wait(), LOOK_SECONDS)
         finally:
             asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
+            with contextlib.suppress(asyncio.CancelledError):
+                await asking
+            await customer.close()
             await rpc.close()
 
     @property
@@ -119,6 +133,24 @@ class Watcher:
         workers = [*network.workers, *([network.cheater] if network.cheater else [])]
         named = {child.ready["operator"].lower(): child.name for child in workers}
         return named | {child.ready["address"].lower(): child.name for child in network.validators}
+
+    async def _keep_buying(self, customer: Client) -> None:
+        """A customer whose draw fell on the liar: it asks as others do, and is owed what it paid."""
+        assert self.network.cheater is not None
+        liar = Address.parse(self.network.cheater.ready["operator"])
+        model = str(self.network.cheater.ready["model"])
+        turn = 0
+        while True:
+            question = {"role": "user", "content": QUESTIONS[turn % len(QUESTIONS)]}
+            body = {"model": model, "messages": [question], "max_tokens": 16}
+            response = await customer.request("POST", CHAT, body=json.dumps(body).encode(), candidates=(liar,))
+            await response.read()
+            with contextlib.suppress(BombyxError):
+                finished = await response.finished()
+                if finished.kept is not None and finished.kept.paid:
+                    self.bought.append(finished.kept)
+            turn += 1
+            await asyncio.sleep(2 * PAUSE_SECONDS)
 
     async def _keep_asking(self) -> None:
         """Ordinary questions of an ordinary client: what the cheater earned with them comes back."""

@@ -21,6 +21,7 @@ from bombyx.protocol.audit.case import (
     Verdict,
     certificate_digest,
     certificate_message,
+    plant_commitment,
     verdict_commitment,
 )
 from bombyx.protocol.primitives import Address, Digest, sha256
@@ -61,6 +62,7 @@ class Court:
     ejected: list[Address] = field(default_factory=list)
     owed: dict[int, dict[Address, int]] = field(default_factory=dict)
     finished: list[int] = field(default_factory=list)
+    planted: list[int] = field(default_factory=list)
     paid: int = 0
 
     async def parameters(self) -> ValidationParameters:
@@ -155,6 +157,14 @@ class Court:
                 self._decided(found, verdict, now)
                 return Digest.zero()
         self.kept[case] = replace(found, state=CaseState.CLOSED, outcome=Verdict.ABSTAIN, ending=Ending.VOID)
+        return Digest.zero()
+
+    async def reveal_plant(self, case: int, verdict: Verdict, salt: Digest, *, signer: SigningKey) -> Digest:
+        found, (now, _) = self.kept[case], await self.now()
+        wanted = plant_commitment(signer.address, found.accusation.evidence, verdict, salt)
+        if found.accusation.plant != wanted or found.outcome is not verdict or now < found.reveal_until:
+            raise PaymentError("no plant to show", rule="VAL-13")
+        self.planted.append(case)
         return Digest.zero()
 
     async def appeal(self, case: int, *, signer: SigningKey) -> Digest:

@@ -10,6 +10,7 @@ from tests.unit.validator.game import appeals, playing
 from tests.unit.validator.world import TinyModel, TinyWorker
 
 from bombyx.protocol.audit.case import Ending, Verdict
+from bombyx.roles.validator.settings import ValidatorSettings
 
 HONEST = [f"honest {number}" for number in range(5)]
 
@@ -60,3 +61,14 @@ async def test_a_validator_that_restarts_goes_on_with_what_it_had_written_down()
         await first.start()
         after = await first.report()
         assert after["workers"] == before["workers"]
+
+
+async def test_a_sample_with_a_known_answer_looks_like_a_case_and_is_shown_afterwards() -> None:
+    """AUD-54, VAL-13: jurors who look acquit; the planter then shows that it knew, and nobody is hurt."""
+    settings = ValidatorSettings(most_tokens=32, watch_seconds=1.0, plants=1_000)
+    async with playing([TinyWorker("honest"), TinyWorker("other")], validators=5, settings=settings) as game:
+        await game.until(lambda: bool(game.court.planted))
+        case = game.court.kept[game.court.planted[0]]
+        assert case.outcome is Verdict.INNOCENT
+        await game.until(lambda: game.court.kept[case.id].ending is Ending.ACQUITTED)
+        assert not game.court.ejected

@@ -15,7 +15,7 @@ from typing import ClassVar, Final
 from bombyx.protocol.primitives import Address, Digest, RequestId
 from bombyx.protocol.wire.codec import Message
 
-MAX_CANARIES: Final = 4_096  # of one plan
+MAX_CANARIES: Final = 256  # of one plan: 64 whole plans and a worker's answers fit into one case
 MAX_EPOCHS: Final = 64  # of one case
 
 

@@ -122,6 +122,11 @@ class Client:
         self._claiming: asyncio.Task[None] | None = None
 
     @property
+    def payer(self) -> Address:
+        """Whose tokens it spends, and where they come back to."""
+        return self._keys.payer
+
+    @property
     def ledger(self) -> Ledger:
         return self._ledger
 

@@ -12,10 +12,18 @@ import logging
 
 from bombyx.errors import BombyxError
 from bombyx.ports import Clock, Entropy, Validation
-from bombyx.protocol.audit.case import Accusation, CaseState, Ending, ValidationParameters, Verdict
+from bombyx.protocol.audit.case import (
+    Accusation,
+    Case,
+    CaseState,
+    Ending,
+    ValidationParameters,
+    Verdict,
+    plant_commitment,
+)
 from bombyx.protocol.audit.eprocess import Evidence
 from bombyx.protocol.audit.jury import first_epoch
-from bombyx.protocol.audit.verdict import SLASH, find
+from bombyx.protocol.audit.verdict import ALARM, SLASH, find
 from bombyx.protocol.primitives import Address, Digest, sha256
 from bombyx.protocol.wire.cases import CaseEvidence, EpochEvidence
 from bombyx.protocol.wire.evidence import ModelManifest
@@ -50,6 +58,7 @@ class Accuser:
         self._clock = clock
         self._entropy = entropy
         self.opened: list[int] = []
+        self._shown: set[int] = set()  # plants
 
     async def look(self) -> None:
         """Accuse whom the ended epochs convict. What the chain refuses is said and left."""
@@ -70,39 +79,80 @@ class Accuser:
         await self._clock.sleep(SPREAD_SECONDS * self._entropy.bytes(1)[0] / 256)
         if await self._spoken_for(standing, last):
             return
+        plant = Digest(self._entropy.bytes(32))  # opens to nothing: accused in earnest
+        case = await self._open(evidence, last, plant)
+        log.warning("case %d against %s", case, standing.operator)
+
+    async def plant(self) -> int | None:
+        """Accuse a worker that did nothing: jurors who convict unseen get a strike (VAL-13). It costs a bond."""
+        now, _ = await self._validation.now()
+        last = self._parameters.epoch_of(now) - 1
+        honest = [one for one in await self._book.standings() if one.judged and one.weighed.peak < ALARM]
+        for standing in sorted(honest, key=lambda one: sha256(one.operator, last.to_bytes(8))):
+            whole = await self._whole(standing.operator, standing.model, last)
+            if whole is None or not any(epoch.packages for epoch in whole.epochs):
+                continue
+            if await self._spoken_for(standing, last):
+                continue
+            salt = Digest(self._entropy.bytes(32))
+            digest = sha256(whole.encode())
+            await self._book.keep_plant(digest, salt)
+            commitment = plant_commitment(self._key.address, digest, Verdict.INNOCENT, salt)
+            return await self._open(whole, last, commitment)
+        return None
+
+    async def show_plant(self, case: Case, now: int) -> None:
+        """Once a jury acquitted: that we knew, and who did not look."""
+        if case.accuser != self._key.address or case.state is not CaseState.DECIDED or now < case.reveal_until:
+            return
+        salt = await self._book.plant(case.accusation.evidence)
+        if salt is not None and case.outcome is Verdict.INNOCENT and case.id not in self._shown:
+            self._shown.add(case.id)
+            await self._validation.reveal_plant(case.id, Verdict.INNOCENT, salt, signer=self._key)
+
+    async def _open(self, evidence: CaseEvidence, last: int, plant: Digest) -> int:
+        """Durable and served before the chain names it."""
         data = evidence.encode()
         await self._book.keep_evidence(sha256(data), data)
         accusation = Accusation(
-            accused=standing.operator,
-            model=standing.model,
+            accused=evidence.accused,
+            model=evidence.model,
             evidence=sha256(data),
             uri=self._url,
             from_epoch=first_epoch(last),
             to_epoch=last,
-            plant=Digest(self._entropy.bytes(32)),  # opens to nothing: accused in earnest
+            plant=plant,
         )
         case = await self._validation.open_case(accusation, signer=self._key)
         self.opened.append(case)
-        log.warning("case %d against %s: %d bytes of evidence", case, standing.operator, len(data))
+        return case
 
     async def _spoken_for(self, standing: Standing, last: int) -> bool:
-        """Somebody accuses it already, or it was convicted for an epoch of this block."""
+        """Somebody accuses it already; it was convicted for an epoch of this block, or acquitted of what we accused."""
         return any(
             case.state is not CaseState.CLOSED
-            or (case.ending in _SETTLED and case.accusation.to_epoch >= first_epoch(last))
+            or (case.accusation.to_epoch >= first_epoch(last) and self._settled(case))
             for case in await self._validation.cases()
             if (case.accused, case.accusation.model) == (standing.operator, standing.model)
         )
 
+    def _settled(self, case: Case) -> bool:
+        return case.ending in _SETTLED or (case.ending is Ending.ACQUITTED and case.accuser == self._key.address)
+
     async def evidence(self, accused: Address, model: Digest, last: int) -> CaseEvidence | None:
         """The case as it stands after epoch `last`; None where a jury that believed every word would not convict."""
+        case = await self._whole(accused, model, last)
+        return case if case is not None and find(await self._weighed(case)) is Verdict.GUILTY else None
+
+    async def _whole(self, accused: Address, model: Digest, last: int) -> CaseEvidence | None:
+        """Everything planned since the block of epochs began, and what this worker answered."""
         manifest = await self._book.manifest(model)
         if manifest is None:
             return None
         bundles: dict[Digest, bytes] = {}
         planned = [epoch for epoch in await self._book.epochs() if first_epoch(last) <= epoch <= last]
         epochs = [await self._epoch(one, accused, model, bundles) for one in planned if await self._committed(one)]
-        case = CaseEvidence(
+        return CaseEvidence(
             v=1,
             accuser=self._key.address,
             accused=accused,
@@ -111,7 +161,6 @@ class Accuser:
             epochs=tuple(epochs),
             bundles=tuple(bundles.values()),
         )
-        return case if find(await self._weighed(case)) is Verdict.GUILTY else None
 
     async def _committed(self, epoch: int) -> bool:
         return await self._validation.plan_of(self._key.address, epoch) is not None

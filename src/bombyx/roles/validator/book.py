@@ -17,7 +17,7 @@ from bombyx.protocol.primitives import Address, Digest, sha256
 from bombyx.protocol.wire.cases import EpochEvidence
 from bombyx.roles.validator.standing import Standing
 
-PLAN, ANSWER, BUNDLE, STANDING, MANIFEST, VERDICT, VOTE, EVIDENCE, KEY = (
+PLAN, ANSWER, BUNDLE, STANDING, MANIFEST, VERDICT, VOTE, EVIDENCE, KEY, PLANT = (
     "validator_plan",
     "validator_answer",
     "validator_bundle",
@@ -27,6 +27,7 @@ PLAN, ANSWER, BUNDLE, STANDING, MANIFEST, VERDICT, VOTE, EVIDENCE, KEY = (
     "validator_vote",
     "validator_evidence",
     "validator_key",
+    "validator_plant",
 )
 
 
@@ -131,6 +132,14 @@ class Book:
 
     async def has_key(self, operator: Address, key: Address) -> bool:
         return await self._store.read(KEY, bytes(operator) + bytes(key)) is not None
+
+    async def keep_plant(self, evidence: Digest, salt: Digest) -> None:
+        """What opens a sample with a known answer, before its case is opened."""
+        await self._store.write([Write(PLANT, evidence, salt)])
+
+    async def plant(self, evidence: Digest) -> Digest | None:
+        salt = await self._store.read(PLANT, evidence)
+        return None if salt is None else Digest(salt)
 
     async def keep_evidence(self, digest: Digest, evidence: bytes) -> None:
         await self._store.write([Write(EVIDENCE, digest, evidence)])

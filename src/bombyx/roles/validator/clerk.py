@@ -66,6 +66,7 @@ class Clerk:
         self._first = 1  # every case before it is closed
         self._restituting: dict[int, int] = {}  # sentence -> case
         self.cases: dict[int, Case] = {}
+        self.on_case: Callable[[Case, int], Awaitable[None]] = _nothing
         self._busy: dict[int, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
@@ -87,6 +88,7 @@ class Clerk:
         now, block = await self._validation.now()
         for case in await self._validation.cases(self._first):
             self._note(case)
+            await self.on_case(case, now)
             if case.id not in self._busy and (due := self._due(case, now, block)) is not None:
                 task = asyncio.create_task(self._one(case, due))
                 self._busy[case.id] = task
@@ -233,3 +235,7 @@ class Clerk:
             payout = next((who for who, owed in told.owed.items() if owed), None)
             if payout is not None:
                 await self._validation.pay_refund(case.sentence, payout, signer=self._key)
+
+
+async def _nothing(case: Case, now: int) -> None:
+    """Nobody else wants to hear of it."""

@@ -95,6 +95,7 @@ class Validator:
         self.accuser = Accuser(url=url, **common)
         self.juror = Juror(examiner=examiner, pages=ports.pages, register=self.register, policy=policy, **common)
         self.clerk = Clerk(settings, ledger=ports.ledger, juror=self.juror, pages=ports.pages, **common)
+        self.clerk.on_case = self.accuser.show_plant
         self.opt_ins = OptIns(
             settings,
             keys=enclave.keys,
@@ -152,6 +153,8 @@ class Validator:
             await clock.sleep(max(0.5, following - now + 1.5))
             try:
                 await self.accuser.look()
+                if int.from_bytes(self._ports.entropy.bytes(4)) % 1_000 < self._settings.plants:
+                    await self.accuser.plant()
             except BombyxError as error:
                 log.warning("nobody was looked at: %s", error)
 

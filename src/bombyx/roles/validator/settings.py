@@ -20,6 +20,7 @@ class ValidatorSettings:
     judged_at_once: int = 1  # answers re-run side by side; each takes a core
     reserve: float = 0.15  # of an epoch at its end in which nothing is asked any more
     watch_seconds: float = 2.0  # between looks at the chain's cases
+    plants: int = 0  # samples with a known answer, in 1 000 epochs; each costs its bond
     accuse: bool = True  # open cases, or only watch and sit on juries
     max_opt_in: int = 1 << 20  # bytes of one package a client hands over
     opt_ins_kept: int = 256  # handed over and not yet judged
