@@ -94,8 +94,10 @@ async def inside(platform: SimulatedPlatform, image: SimulatedImage, keys: AppKe
     server = AgentServer(guest, SystemClock())
     with tempfile.TemporaryDirectory(prefix="bx-") as folder:
         await server.serve_unix(Path(folder))
-        yield str(Path(folder) / "dstack.sock")
-        await server.close()
+        try:
+            yield str(Path(folder) / "dstack.sock")
+        finally:
+            await server.close()
 
 
 async def restated(
@@ -133,8 +135,10 @@ async def _world(folder: Path, example: Path) -> World:
             async with inside(platform, image) as endpoint:
                 agent = await build_agent(descriptor, endpoint=endpoint, state_dir=folder / "agent")
                 addresses.append(str(agent.address))
-                made += [await agent.say(QUESTION, model=MODEL, max_tokens=16) for _ in range(asks)]
-                await agent.close()
+                try:
+                    made += [await agent.say(QUESTION, model=MODEL, max_tokens=16) for _ in range(asks)]
+                finally:
+                    await agent.close()
         home = folder / "home"
         home.mkdir(exist_ok=True)
         shutil.copy(descriptor, home / "network.json")
