@@ -142,9 +142,12 @@ class Clerk:
 
     async def _certified(self, case: Case, now: int) -> bool:
         """Try a certificate in the first half of the reveal time: one transaction instead of one for each juror."""
-        if now >= case.commit_until + self._parameters.reveal_seconds // 2:
+        if case.state is not CaseState.VOTING or now >= case.commit_until + self._parameters.reveal_seconds // 2:
             return False
         await self._clock.sleep(self._turn(case))
+        again = await self._validation.case(case.id)
+        if again is None or again.state is not CaseState.VOTING:
+            return False  # another was faster: what is left is to reveal, for the fee
         kept = await self._book.vote(case.id, case.round)
         if kept is None:
             return False
