@@ -109,10 +109,10 @@ class Dispatcher:
                 raise StreamTruncated("the client went before anything was sent", peer=Peer.CLIENT)
             chosen = by_candidate[candidate]
             reason = await self._try(job, chosen, view)
-            if isinstance(reason, Refused) and self._unknown_here(reason, chosen):
+            if isinstance(reason, Refused) and self._worth_repeating(reason, chosen, again=False):
                 reason = await self._try(job, chosen, view)
                 if isinstance(reason, Refused):
-                    self._unknown_here(reason, chosen)
+                    self._worth_repeating(reason, chosen, again=True)
             if reason is None:
                 return None
             if isinstance(reason, DeadlineExceeded) and job.meta.deadline <= self._clock.now():
@@ -121,10 +121,14 @@ class Dispatcher:
                 break
         return reason or Unavailable(choice.why, retry_after=self._settings.timings.retry_after, rule="MKT-5")
 
-    def _unknown_here(self, reason: Refused, chosen: Contestant) -> bool:
-        """Whether the worker only lacks our session, so that it should be asked once more with a fresh one."""
+    def _worth_repeating(self, reason: Refused, chosen: Contestant, *, again: bool) -> bool:
+        """Whether the worker lacks something that the same request can bring when it is sent once more."""
         if reason.message.startswith(NO_DEPOSIT):
             self._wallet.doubt(chosen.seat.account)
+        if again:
+            return False
+        if reason.message.startswith(BOOKED_MORE) and self._wallet.dispute(chosen.seat.account):
+            return True
         if NO_SESSION not in reason.message:
             return False
         chosen.seat.account.channel.drop_session()
