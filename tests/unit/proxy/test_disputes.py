@@ -8,6 +8,7 @@ from tests.unit.proxy.kit import ProxyNet
 from tests.unit.proxy.scripted import BareClient, Call, answer
 
 from bombyx.protocol.wire.records import LinkRefusal, LinkType
+from bombyx.roles.proxy.holdings import PAYER
 
 OWED = "PAY-5: ceiling 100 is below charged 90 + reserved 0 + cap 100"
 
@@ -33,6 +34,22 @@ async def test_a_worker_that_booked_more_of_cut_answers_is_paid_on(
     assert (await client.ask(worker)).status == 200
     assert len(worker.calls) == 3
     assert (account.lapsed, account.disputed) == (0, 2_000_000)
+
+
+async def test_after_a_crash_what_was_never_written_may_be_booked_all_the_same(
+    net: ProxyNet, client: BareClient, hire: Hire
+) -> None:
+    """PAY-17, PAY-27: the ceiling was written, so it bounds what requests that were forgotten can have cost."""
+    worker = await hire("worker a", demanding)
+    assert (await client.ask(worker)).status == 200
+    wallet = net.proxy._wallet
+    (before,) = wallet._channels.values()
+    wallet.load(await net.store.scan(PAYER))
+    (after,) = wallet._channels.values()
+    assert after.ceiling == before.ceiling > after.agreed
+    assert after.concede()
+    assert after.disputed == after.ceiling - after.agreed
+    assert not after.concede()
 
 
 async def test_a_worker_that_invents_debts_gets_no_further(net: ProxyNet, client: BareClient, hire: Hire) -> None:

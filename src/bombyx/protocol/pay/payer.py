@@ -74,6 +74,7 @@ class PayerChannel:
         self.lapsed = (
             0  # of the caps of cut answers whose time is over: free again, unless the payee says it is owed it
         )
+        self._unwritten = 0  # of the ceiling, what requests may have cost that a crash made us forget
         self.frozen: str | None = None
         self.evidence: Digest | None = None
         self._payee = payee
@@ -340,10 +341,17 @@ class PayerChannel:
         self._finished.add(request_id, entry.agreed)
         self._save()
 
+    def expect_unwritten(self) -> None:
+        """After a restart of a payer that does not wait for each reservation's row (PAY-17): what of the ceiling is
+        neither agreed nor open may be booked for requests we forgot. It counts as lapsed, should the payee say so."""
+        self._unwritten = max(0, self.ceiling - self.agreed - self.open_amount)
+
     def concede(self) -> bool:
         """The payee refuses for it has booked more than we agreed to. What lapsed was within caps we signed, so it is
-        counted as spent, and never agreed to. False: nothing lapsed, so the payee is wrong."""
+        counted as spent, and never agreed to. False: nothing lapsed or was forgotten, so the payee is wrong."""
         conceded, self.lapsed = self.lapsed, 0
+        if not conceded:
+            conceded, self._unwritten = self._unwritten, 0
         self.disputed += conceded
         self._save()
         return conceded > 0

@@ -75,6 +75,7 @@ class Wallet:
         self._channels.clear()
         for channel in PayerChannel.load(self._domain, self._policy, rows, payee=Peer.WORKER):
             if not self._holdings.shared or channel.config.salt == self._salt:
+                channel.expect_unwritten()
                 self._channels[channel.id] = channel
 
     @property
