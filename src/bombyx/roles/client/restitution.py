@@ -95,7 +95,7 @@ class Restitution:
         gate = asyncio.Semaphore(AT_ONCE)
         done = await asyncio.gather(*(self._one(case, receipt, gate) for receipt in held))
         if any(done):
-            log.warning("worker %s was convicted: %d refunds claimed", case.accused, sum(done))
+            log.info("worker %s was convicted: %d refunds claimed", case.accused, sum(done))
         return sum(done)
 
     async def _one(self, case: Case, held: SignedReceipt, gate: asyncio.Semaphore) -> bool:
