@@ -46,10 +46,11 @@ _GOAL = re.compile(r"^(\S.*?)\s{2,}(\S+)\s+([<>=]+ \S+)\s+(met|MISSED)$", re.MUL
 
 def main() -> None:
     scripts = sorted((path.stem for path in HERE.glob("[a-z]*.py")), key=_place)
-    sections = _known()
+    made = {}
     for name in sys.argv[1:] or scripts:
         sys.stderr.write(f"bench/{name}.py\n")
-        sections[name] = _section(name)
+        made[name] = _section(name)
+    sections = _known() | made
     parts = [sections[name] for name in scripts if name in sections]
     PAGE.write_text("\n".join([INTRODUCTION, _summary(parts), *parts]))
     sys.stdout.write(_summary(parts))
