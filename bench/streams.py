@@ -4,7 +4,7 @@
 A stream is 128 frames at 50 a second; N of them run side by side, begun one after the other. N is doubled, then
 bisected, while no stream fails and 99 of 100 frames arrive within 20 ms of being sent; beyond that a core is too slow,
 or what it keeps waits. What is measured has core 0; clients and upstream share core 1, so `direct` is where they end,
-and "at least" stands where a subject went as far. Memory is what N streams took more than none, for each.
+and "at least" stands where a subject went as far. Memory is what the most streams took more than none, for each.
 
 The proxy's streams are sealed, paid and receipted (session mode); nginx and LiteLLM pass plain ones on. The worker
 seals and signs for an engine that speaks at that pace. The search ends where file descriptors do.
@@ -46,7 +46,7 @@ class Level:
 
     streams: int
     late: float  # ms, p99
-    kilobytes: float  # a stream
+    peak_mb: float
     cpu_us: float  # a frame
     busy: float  # share of its core the load itself used
     failed: int
@@ -95,8 +95,9 @@ class Subject:
         return self.at(self.low) if self.low else None
 
     def kilobytes(self) -> float:
-        """Of a stream, at the most that were held."""
-        return self.best.kilobytes if self.best else float("nan")
+        """Of a stream: the most memory it ever took, beyond what it takes idle, for the most streams tried."""
+        peak = max(level.peak_mb for level in self.levels)
+        return (peak - self.idle_mb) * 1024 / max(level.streams for level in self.levels)
 
 
 class Field:
@@ -188,16 +189,16 @@ class Field:
 
     async def _level(self, subject: Subject, streams: int) -> Level:
         loop = asyncio.get_running_loop()
-        began, mine, before = loop.time(), cpu_of(os.getpid()), memory_of(subject.pid)
+        began, mine = loop.time(), cpu_of(os.getpid())
         try:
             taken, peak = await subject.probe(streams)
         except (TimeoutError, OSError) as error:
             sys.stderr.write(f"{subject.name}, {streams} streams: {type(error).__name__}\n")
-            return Level(streams, float("inf"), float("nan"), float("nan"), float("nan"), streams)
+            return Level(streams, float("inf"), 0.0, float("nan"), float("nan"), streams)
         busy = (cpu_of(os.getpid()) - mine) / (loop.time() - began)
         frames = max(1, len(taken.delays))
         level = Level(
-            streams, taken.quantile(0.99, taken.delays), (peak - before) * 1024 / streams,
+            streams, taken.quantile(0.99, taken.delays), peak,
             taken.cpu / frames * 1e6, busy, taken.failed,
         )  # fmt: skip
         sys.stderr.write(
@@ -223,7 +224,7 @@ def rows(subjects: list[Subject]) -> list[dict[str, object]]:
         if best is not None:
             row |= {"p99 ms": best.late, "cpu us a frame": best.cpu_us, "load's core busy": best.busy}
             if subject.name != "direct":
-                row["kB a stream"] = best.kilobytes
+                row["kB a stream"] = subject.kilobytes()
         if subject.high:
             row |= {"too many": subject.high, "p99 then": subject.at(subject.high).late}
         row["idle MB"] = subject.idle_mb
