@@ -14,7 +14,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
@@ -96,6 +96,25 @@ def test_one_gpu_counted_twice() -> None:
     """ATT-9: even with two different reports."""
     with pytest.raises(AttestationError, match="twice"):
         verify(entry(), entry(evidence=report()))
+
+
+def test_one_gpu_counted_twice_under_a_certificate_written_otherwise() -> None:
+    """ATT-9: found by fuzzing: (r, n - s) verifies where (r, s) does, so one certificate has two spellings."""
+    order = 2**384 - 0x389CB27E0BC8D220A7E5F24DB74F58851313E695333AD68D
+    r, s = decode_dss_signature(DEVICE.certificate.signature)
+    other = encode_dss_signature(r, order - s)
+    raw = DEVICE.certificate.public_bytes(Encoding.DER)
+    body = DEVICE.certificate.tbs_certificate_bytes
+    between = raw[raw.index(body) + len(body) : raw.index(DEVICE.certificate.signature) - 3]  # the algorithm
+    bits = b"\x03" + bytes([len(other) + 1, 0]) + other
+    inner = body + between + bits
+    respelt = x509.load_der_x509_certificate(b"\x30\x82" + len(inner).to_bytes(2) + inner)
+    assert respelt != DEVICE.certificate
+    respelt.verify_directly_issued_by(MODEL.certificate)
+    twin = Authority(name=DEVICE.name, key=DEVICE.key, certificate=respelt)
+    assert verify(entry(twin, MODEL, ROOT))
+    with pytest.raises(AttestationError, match="twice"):
+        verify(entry(), entry(twin, MODEL, ROOT))
 
 
 def test_another_root() -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import orjson
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from bombyx.errors import MalformedMessage
 from bombyx.protocol.attest import nras, ocsp, rim
@@ -36,6 +37,7 @@ _SIGNATURE: Final = 96  # bytes: r || s, P-384
 _GET_MEASUREMENTS, _MEASUREMENTS = 0xE0, 0x60
 _DRIVER, _VBIOS, _NVDEC0, _CHIP_SKU, _PROJECT, _PROJECT_SKU, _FWID = 3, 6, 11, 15, 17, 18, 20  # opaque fields
 _SWITCHES: Final = 22  # opaque: the identities of the NVSwitches this GPU is connected to, 8 bytes a link
+_SPKI: Final = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 _DISABLED: Final = b"\x55"
 _DICE_TCB: Final = x509.ObjectIdentifier("2.23.133.5.4.1")  # TCG DICE: names the firmware the key was made for
 
@@ -125,13 +127,14 @@ def _serials(reports: tuple[GpuReport, ...]) -> frozenset[int]:
 def _verified(
     reports: tuple[GpuReport, ...], nonce: bytes, roots: tuple[bytes, ...], now: Instant
 ) -> tuple[GpuReport, ...]:
-    if len({der(report.chain[0]) for report in reports}) != len(reports):
-        raise Refused("one GPU answers twice")
     for report in reports:
         if der(report.chain[-1]) not in roots:
             raise Refused("a GPU's certificate chain does not end in NVIDIA's root")
         check_chain(report.chain, "a GPU", now)
         _check_report(report, nonce)
+    # By their keys: a certificate's signature, and so the certificate, can be written in more than one way.
+    if len({report.chain[0].public_key().public_bytes(*_SPKI) for report in reports}) != len(reports):
+        raise Refused("one GPU answers twice")
     return reports
 
 
