@@ -7,6 +7,7 @@ out: prices, reservations, choice by load, receipts' signatures, both books and 
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from typing import Any, cast
 
@@ -47,6 +48,12 @@ class Forwarded(Stream):
             self._out.append(write_record(Record.RECEIPT, payload))
 
 
+def _kept(_receipt: bytes) -> asyncio.Future[None]:
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    done.set_result(None)
+    return done
+
+
 class Forwarder(Proxy):
     """Everything but sealed requests goes the shipped way."""
 
@@ -68,7 +75,7 @@ class Forwarder(Proxy):
         stream = link.open(
             Forwarded(
                 link, exchange, candidate=meta.candidates[0], trail=trail, window=WINDOW,
-                on_receipt=lambda _receipt: None,
+                on_receipt=_kept,
             )
         )  # fmt: skip
         exchange.on_disconnect, exchange.on_resume = stream.cancel, stream.grant

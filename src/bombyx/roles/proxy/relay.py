@@ -5,7 +5,8 @@ No task, no lock and no wait per frame: the link calls `on_data` for each, `flus
 stream. A frame costs one SHA-256 and its share of a join; what one message brought for one client leaves in one write.
 
 Always: nothing is forwarded that is not counted in the receipt trail; a bad receipt stops the stream at the last good
-one; DATA beyond the credit given is the worker's fault; after `ended` nothing is forwarded. (LINK-3 .. LINK-6, RCT-3)
+one; DATA beyond the credit given is the worker's fault; after `ended` nothing is forwarded; a client sees no receipt
+that a crash could make us forget: the two sides' books would differ by it. (LINK-3 .. LINK-6, RCT-3, PAY-17)
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ HEADERS: Final = {
     "x-accel-buffering": "no",
 }
 
-OnReceipt = Callable[[bytes], None]
+AHEAD: Final = 96  # frames that may go before a receipt that is on its way to the store; clients bear 256 (RCT-3)
+
+OnReceipt = Callable[[bytes], asyncio.Future[None]]  # done once the receipt is durable
 Observer = Callable[[str, bytes], None]
 
 
@@ -62,10 +65,13 @@ class Stream:
         "_exchange",
         "_grace",
         "_head",
+        "_held",
+        "_held_at",
         "_link",
         "_on_receipt",
         "_out",
         "_owed",
+        "_released",
         "_rest",
         "_timer",
         "_unkept",
@@ -110,6 +116,9 @@ class Stream:
         self._head = _head_record(candidate)
         self._out: list[bytes] = []
         self._rest: list[bytes] = []
+        self._held: list[bytes] = []  # records of receipts that are not durable yet
+        self._held_at = 0  # frames there were when the first of them came
+        self._released = 0  # how many were
         self._written = False
         self._window = self._credit = window
         self._owed = 0
@@ -157,7 +166,9 @@ class Stream:
         if self.observer is not None:
             self.observer("receipt", payload)
         if self.trail.frames:
-            self._out.append(write_record(Record.RECEIPT, payload))
+            if not self._held:
+                self._held_at = self.trail.frames
+            self._held.append(write_record(Record.RECEIPT, payload))
 
     def on_end(self) -> None:
         if self.trail.final is None:
@@ -173,8 +184,9 @@ class Stream:
         self._end(None)
 
     def say_last(self, words: bytes) -> None:
-        """The answer's last records, behind what of a short answer was kept back for them."""
-        rest, self._rest = self._rest, []
+        """The answer's last records, behind what was kept back for them: it is all booked now."""
+        rest = (*self._rest, *self._out, *self._held)
+        self._rest, self._out, self._held = [], [], []
         if self._exchange.started:
             self._exchange.end(b"".join((*rest, words)))
         else:
@@ -202,8 +214,11 @@ class Stream:
         self.touched = False
         out = self._out
         if self._unkept and not self.ended.done():  # the answer goes on: should we crash, it is settled at this receipt
-            self._on_receipt(self._unkept)
+            durable = self._on_receipt(self._unkept)
+            durable.add_done_callback(functools.partial(self._release, self._released + len(self._held)))
             self._unkept, self.kept = b"", True
+        if self._held and self.trail.frames - self._held_at > AHEAD:
+            return  # without new credit the worker stops soon; `_release` or `say_last` goes on
         if out:
             if not self._written:
                 self._written = True
@@ -212,6 +227,18 @@ class Stream:
             out.clear()
         if self._owed * 2 >= self._window and not self._exchange.paused:
             self.grant()
+
+    def _release(self, until: int, durable: asyncio.Future[None]) -> None:
+        """The first `until` receipts are durable, unless the store failed: then they leave at the end."""
+        count = until - self._released
+        if self.ended.done() or count <= 0:
+            return
+        self._held_at = self.trail.frames
+        if not durable.cancelled() and durable.exception() is None:
+            self._out += self._held[:count]
+            del self._held[:count]
+            self._released = until
+        self.flush()
 
     def grant(self) -> None:
         """More credit. Called by the exchange, too, when a slow client has caught up."""

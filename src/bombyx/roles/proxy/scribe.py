@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows on their way to the store, committed in groups: many requests share one fsync (spec PAY-17).
 
-A receipt in the middle of an answer is kept for the case of a crash; nobody waits for it, so it waits for company.
+A receipt in the middle of an answer is kept for the case of a crash. Only its own record waits for that, the frames do
+not: so it waits for company.
 
 Always: `write` returns only when its rows are durable; rows reach the store in the order they were given; a store that
 fails makes every waiting write fail, and nothing that depended on it is acted on. Rows of a failed write are not lost:
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from bombyx.errors import BombyxError, LeaseLost, Unavailable
@@ -21,7 +22,7 @@ from bombyx.ports import Store, Write
 from bombyx.roles.proxy.holdings import Holdings
 
 MAX_BATCH: Final = 4_096  # rows of one commit
-LINGER: Final = 0.02  # seconds that rows nobody waits for may wait for company: a crash may lose them, as ever
+LINGER: Final = 0.02  # seconds that rows nobody is in a hurry for may wait for company: a crash may lose them, as ever
 
 Row = tuple[bytes, bytes | None]
 _write = tuple.__new__  # a named tuple's own `__new__` is a call of Python's more
@@ -31,6 +32,7 @@ _write = tuple.__new__  # a named tuple's own `__new__` is a call of Python's mo
 class _Entry:
     writes: list[Write]
     waiting: list[asyncio.Future[None]]
+    patient: list[asyncio.Future[None]] = field(default_factory=list)  # told as well, but no reason to hurry
 
 
 class Scribe:
@@ -50,6 +52,15 @@ class Scribe:
         """Rows nobody waits for; a later `write` is durable only together with them."""
         self._entry().writes += self._writes(table, rows)
         self._soon()
+
+    def keep(self, table: str, rows: Iterable[Row]) -> asyncio.Future[None]:
+        """Rows that may wait for company; done once they are durable."""
+        entry = self._entry()
+        entry.writes += self._writes(table, rows)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry.patient.append(done)
+        self._soon()
+        return done
 
     def write(self, table: str, rows: Iterable[Row] = ()) -> asyncio.Future[None]:
         """Done once these rows, and all given before, are durable."""
@@ -159,7 +170,7 @@ class Scribe:
 
 
 def _tell(entry: _Entry, failure: BombyxError | None) -> None:
-    for done in entry.waiting:
+    for done in (*entry.waiting, *entry.patient):
         if done.done():
             continue
         if failure is None:

@@ -7,6 +7,7 @@ Always: receipts are written before they are acted on; both channels change in o
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import struct
 from typing import Final
@@ -42,10 +43,10 @@ class Settler:
         self._wallet = wallet
         self._scribe = scribe
 
-    def keep(self, reservation: Reservation, bps: int, worker_channel: Digest, receipt: bytes) -> None:
-        """A SignedReceipt was checked: it goes to the store before anything is booked on it."""
+    def keep(self, reservation: Reservation, bps: int, worker_channel: Digest, receipt: bytes) -> asyncio.Future[None]:
+        """A SignedReceipt was checked: it goes to the store before the client sees it. Done once it is durable."""
         key = reservation.channel + reservation.request_id
-        self._scribe.put(RECEIPT, [(key, _HEAD.pack(bps, worker_channel) + receipt)])
+        return self._scribe.keep(RECEIPT, [(key, _HEAD.pack(bps, worker_channel) + receipt)])
 
     def release(self, reservation: Reservation) -> None:
         """It came to nothing. A receipt for nothing delivered, which a worker may have signed, goes with it."""
