@@ -20,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 from _prompts import OTHER_SYSTEM, SYSTEM, chat_text, question
 
+from bombyx.adapters.gguf import find_packaged_model
 from bombyx.adapters.llama_api import Item, LlamaContext, LlamaModel, library
 from bombyx.adapters.llama_logits import top_candidates
 from bombyx.errors import EngineUnavailable
@@ -64,6 +65,7 @@ class Make:
     system: str = SYSTEM
     limit: int = 0  # tokens of an answer; 0: `LENGTHS` in turn
     hidden: bool = False
+    foreign: bool = False  # another model with another vocabulary: its text goes out in the claimed model's ids
 
 
 class BenchContext(LlamaContext):
@@ -138,9 +140,12 @@ def make_answers(make: Make, weights: Path, folder: Path, say: Callable[[str], N
         return 0.0
     model = LlamaModel(weights)
     context = BenchContext(model, make)
+    claimed = LlamaModel(find_packaged_model()) if make.foreign else model
     started, tokens = time.process_time(), 0
     with file.open("a") as answers, Path(f"{file}.hid").open("ab") as states:
         for one in _decoded(model, context, make, todo):
+            if make.foreign:
+                one.out = retold(one.out, model, claimed, make.limit)
             line = {"i": one.number, "p": one.prompt, "out": one.out, "max": one.limit}
             answers.write(json.dumps(line) + "\n")
             states.write(b"".join(one.states))
@@ -183,8 +188,17 @@ def _decoded(model: LlamaModel, context: BenchContext, make: Make, todo: Sequenc
                 yield one
 
 
+def retold(out: Sequence[int], model: LlamaModel, claimed: LlamaModel, limit: int) -> list[int]:
+    """The text of `out` as the claimed model would have spelt it; cut characters at its end are left out."""
+    text = b"".join(model.piece(token) for token in out).decode("utf-8", "ignore")
+    return list(claimed.tokenise(text, specials=False))[:limit]
+
+
 def _begun(model: LlamaModel, make: Make, number: int) -> Answering:
-    prompt = prompt_ids(model, number, system=make.system, cut=make.cut)
+    if make.foreign:  # no chat template: a base model goes on with the question
+        prompt = model.tokenise(f"Question: {question(number)}\nAnswer:", specials=False)
+    else:
+        prompt = prompt_ids(model, number, system=make.system, cut=make.cut)
     return Answering(number=number, prompt=prompt, limit=make.limit or limit_of(number))
 
 
@@ -200,6 +214,7 @@ CHEATS: Final = (
         Make(name=f"adv.{kind}", weights=kind, limit=96, hidden=True)
         for kind in ("q8_0", "q5_0", "q4_0_half", "q4_0", "q3", "q2", "prune3", "prune10")
     ),
+    Make(name="adv.gemma", weights="gemma", limit=96, foreign=True),
     Make(name="adv.kv8", cache_type=8, limit=96, hidden=True),
     Make(name="adv.kv4", cache_type=2, limit=96, hidden=True),
     Make(name="adv.ownseed", seed_xor=12345, limit=96, hidden=True),
@@ -240,4 +255,12 @@ SETTINGS: Final = (
     Make(
         name="set.T1p1k5", first=3160, sampler=replace(CLAIMED, temperature_e6=1_000_000, top_p_e6=1_000_000, top_k=5)
     ),
+    Make(
+        name="set.T1p1k64", first=3200, sampler=replace(CLAIMED, temperature_e6=1_000_000, top_p_e6=1_000_000, top_k=64)
+    ),
+    Make(name="set.T02p9k64", first=3240, sampler=replace(CLAIMED, temperature_e6=200_000, top_p_e6=900_000, top_k=64)),
+    Make(
+        name="set.T1p3k40", first=3280, sampler=replace(CLAIMED, temperature_e6=1_000_000, top_p_e6=300_000, top_k=40)
+    ),
+    Make(name="set.penalties", first=3320, sampler=replace(CLAIMED, presence_e6=500_000, frequency_e6=500_000)),
 )

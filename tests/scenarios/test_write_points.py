@@ -21,6 +21,8 @@ from tests.scenarios.audit import settled, tables
 from tests.scenarios.procs import MODEL, Processes, network_of_processes
 from tests.scenarios.test_kills import Reading, ask, read
 
+from bombyx.errors import Unavailable
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180), pytest.mark.asyncio(loop_scope="module")]
 
 DIES_WITHIN = 30.0  # seconds
@@ -55,6 +57,7 @@ POINTS = [
     Point("worker", "a cancelled request's final is written", "worker_finished", 1, leave=True),
     Point("worker", "its own claim is booked", "worker_book", 3),
     Point("worker", "its claim's transaction is written down", "evm_sent", 1),
+    Point("worker", "this boot's receipt key is named", "worker_root_keys", 1, boot="worker-0"),
     Point("client", "a payment is signed", "client_channel", 1),
     Point("client", "the receipt and the charge are written", "client_receipt", 1),
     Point("client", "an answer is left", "client_channel", 2, leave=True),
@@ -64,7 +67,7 @@ POINTS = [
     Point("client", "the deposit's transaction is forgotten", "evm_sent", 2, boot="fresh"),
 ]
 # Written in one batch with a table above, or of no worth: copies of what is public, the secret of a draw.
-BESIDE = {"client_receipt_time", "worker_running", "worker_finished"}
+BESIDE = {"client_receipt_time", "client_content", "worker_running", "worker_finished"}
 WORTHLESS = {"client_blob", "client_secret", "worker_receipt_time", "evm_seen"}
 OFTEN = {
     f"BOMBYX_{role}_CLAIM_{name}": value
@@ -133,6 +136,11 @@ async def start(net: Processes, role: str) -> None:
 
 async def provoke(net: Processes, point: Point) -> None:
     """What makes the role write, until it dies of it."""
+    if point.role == "worker" and point.boot:
+        await net.kill("worker-0")
+        with pytest.raises(Unavailable):  # it dies while it starts
+            await net.start_worker("worker-0")
+        return
     name = "worker-0" if point.role == "worker" else point.role
     dead = asyncio.create_task(net.children[name].process.wait())
     if point.boot == "worker-0":
@@ -174,7 +182,7 @@ async def test_killed(networks: Networks, point: Point, when: str) -> None:
     await provoke(net, point)
     net.orders.unlink()
     await start(net, point.role)
-    if point.boot == "worker-0":
+    if point.role == "proxy" and point.boot == "worker-0":
         await start(net, "worker")
     assert (await ask(net)).text
     accounts = await settled(net, clients=tuple(net.clients))

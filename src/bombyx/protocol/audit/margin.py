@@ -6,8 +6,13 @@ The margin is max(z_v + T g_v) over rivals v, minus z_y + T g_y of the emitted t
 it by hundredths; a model quantised to 4 bits by tenths; another seed by whole logits.
 
 Rounding also moves tokens over the edge of what top_p and top_k leave. So a rival counts only if it is left even when
-everything within `TIE` of it ranks above it and `core` less mass is kept; a token is *outside* only if it is cut off
-even when everything within `TIE` of it ranks below it and `outer` more mass, `outer_k` more tokens are kept.
+everything within `TIE` of it ranks above it, all of that together gains `TIE` on the rest, and `core` less mass is kept;
+a token is *outside* only if it is cut off even when everything within `TIE` of it ranks below it, what is above it
+together loses `TIE` against the rest, and `outer` more mass, `outer_k` more tokens are kept. The edge moves by logits,
+not by a share of mass: at top_p 0.5 the same rounding moves ten times as much mass as at 0.95.
+
+So, where every logit is off by at most `TIE` / 2, an honest margin is at most `TIE` and no honest token is outside, at
+any temperature, top_k and top_p.
 
 Not here: where rows come from (`ports.Prefill`), and what a whole answer's margins mean (`verdict.py`).
 Always: pure Python floats; nothing depends on the size or order of the vocabulary.
@@ -24,6 +29,7 @@ from bombyx.protocol.audit.prf import gumbel
 from bombyx.protocol.wire.audit import MILLION, Calibration, SamplerBlock
 
 TIE: Final = 0.5  # logits; honest runs move a logit by 0.15 on average, two of a thousand by more than this
+LARGE: Final = 600.0  # exp of this is still a number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +120,7 @@ def _core(
         while end < len(candidates) and candidates[end][1] > logit - TIE:
             end += 1
         above = masses[end] - (masses[place + 1] - masses[place])  # everything that may rank above it, itself left out
-        if end <= sampler.top_k and (above < kept or end == 1):
+        if end <= sampler.top_k and (moved(above, TIE, sampler) < kept or end == 1):
             core.append((token, logit))
     return core
 
@@ -134,4 +140,12 @@ def _is_outside(
         return True
     if sampler.top_p_e6 == MILLION:
         return False
-    return masses[above] >= (sampler.top_p_e6 + calibration.outer_e6) / MILLION
+    return moved(masses[above], -TIE, sampler) >= (sampler.top_p_e6 + calibration.outer_e6) / MILLION
+
+
+def moved(mass: float, logits: float, sampler: SamplerBlock) -> float:
+    """The mass of some tokens after their logits all moved by so much against those of all others; 0 and 1 stay."""
+    if not 0.0 < mass < 1.0:
+        return min(1.0, max(0.0, mass))
+    log_odds = math.log(mass / (1.0 - mass)) + logits * MILLION / sampler.temperature_e6
+    return 1.0 / (1.0 + math.exp(-log_odds)) if log_odds > -LARGE else 0.0
