@@ -6,10 +6,10 @@ The margin is max(z_v + T g_v) over rivals v, minus z_y + T g_y of the emitted t
 it by hundredths; a model quantised to 4 bits by tenths; another seed by whole logits.
 
 Rounding also moves tokens over the edge of what top_p and top_k leave. So a rival counts only if it is left even when
-everything within `TIE` of it ranks above it, all of that together gains `TIE` on the rest, and `core` less mass is kept;
-a token is *outside* only if it is cut off even when everything within `TIE` of it ranks below it, what is above it
-together loses `TIE` against the rest, and `outer` more mass, `outer_k` more tokens are kept. The edge moves by logits,
-not by a share of mass: at top_p 0.5 the same rounding moves ten times as much mass as at 0.95.
+everything within `TIE` of it ranks above it, all that is above it gains `TIE` on the rest, and `core` less mass is
+kept. A token is *outside* only if it is cut off even when everything within `TIE` of it ranks below it, all that is
+above it loses `TIE` against the rest, and `outer` more mass, `outer_k` more tokens are kept. The edge moves by logits,
+not by a share of mass: at top_p 0.5 the same rounding moves several times the mass it moves at 0.95.
 
 So, where every logit is off by at most `TIE` / 2, an honest margin is at most `TIE` and no honest token is outside, at
 any temperature, top_k and top_p.
