@@ -194,10 +194,12 @@ class ValidatorConfig:
     accuse: bool = _setting(True, "open cases; false: only watch, and sit on juries")
     plants: int = _setting(
         0,
-        "accusations with a known answer per 1 000 epochs: they find jurors who do not look, each for its bond",
+        "accusations of the innocent per 1 000 epochs: they find jurors who convict unseen, each for its bond",
         least=0,
         most=1_000,
     )
+    decoy: str = _setting("", "address of our own worker that answers wrongly: it finds jurors who acquit unseen")
+    figures: bool = _setting(False, "show everybody what was found of each worker; it tells samples from accusations")
     payers: int = _setting(16, "accounts canaries are paid from, one an epoch in turn", least=1, most=4_096)
     deposit: int = _setting(1_000_000, "base units placed in an epoch's channel", least=1)
     enclave: str = _setting("simulated", "device behind the key that users' answers are sealed to; empty: takes none")
@@ -208,6 +210,11 @@ class ValidatorConfig:
         """What no single bound can say. Raises `ConfigError`."""
         if self.canaries_new < self.canaries:
             raise ConfigError("validator.canaries_new is below validator.canaries", rule="AUD-50")
+        if self.decoy:
+            try:
+                Address.parse(self.decoy)
+            except ValueError as error:
+                raise ConfigError(f"validator.decoy: {error}", rule="AUD-59") from None
 
 
 _KINDS: Final = (ClientConfig, ProxyConfig, WorkerConfig, SellConfig, ValidatorConfig)

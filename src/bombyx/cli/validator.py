@@ -26,13 +26,18 @@ def validator(
     canaries_new: Annotated[int | None, typer.Option(help="the same of new or suspected workers")] = None,
     most_tokens: Annotated[int | None, typer.Option(help="tokens of a canary's answer, at most")] = None,
     accuse: Annotated[bool | None, typer.Option("--accuse/--no-accuse", help="open cases, or only judge them")] = None,
+    decoy: Annotated[str | None, typer.Option(help="address of our own worker that answers wrongly")] = None,
+    figures: Annotated[
+        bool | None, typer.Option("--figures/--no-figures", help="show everybody what was found of each worker")
+    ] = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
     child: ChildOption = False,
 ) -> None:
     """Run a validator: it asks canaries as clients do, re-runs the answers, and puts its stake behind its verdicts."""
     given = {"host": host, "port": port, "public_url": public_url, "stake": stake, "canaries": canaries}
-    given |= {"canaries_new": canaries_new, "most_tokens": most_tokens, "accuse": accuse}
+    given |= {"canaries_new": canaries_new, "most_tokens": most_tokens, "accuse": accuse, "decoy": decoy}
+    given["figures"] = figures
     given["model_file"] = str(model_file) if model_file else None
     settings = load(ValidatorConfig, file=config, overrides=given)
     where = state or state_home() / "validator"
@@ -49,15 +54,17 @@ def demo_cheater(
     config: ConfigOption = None,
     state: StateOption = None,
     stake: Annotated[int | None, typer.Option(help="token base units staked")] = None,
+    only: Annotated[Path | None, typer.Option(help="a file of request digests: honest to all others")] = None,
+    appeal: Annotated[bool | None, typer.Option("--appeal/--no-appeal", help="appeal convictions")] = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
     child: ChildOption = False,
 ) -> None:
     """Run a worker that lies about its model. Works with simulated enclaves alone; for demonstrations."""
-    settings = load(WorkerConfig, file=config, overrides={"stake": stake})
+    settings = load(WorkerConfig, file=config, overrides={"stake": stake, "appeal": appeal})
     where = state or state_home() / "cheater"
     run(
-        lambda: compose.start_cheater(settings, NetworkDescriptor.load(network), where),
+        lambda: compose.start_cheater(settings, NetworkDescriptor.load(network), where, only=only),
         json=json or child,
         verbose=verbose,
         child=child,

@@ -103,11 +103,13 @@ async def start_validator(config: ValidatorConfig, network: NetworkDescriptor, s
     return await start(config, network, state)
 
 
-async def start_cheater(config: WorkerConfig, network: NetworkDescriptor, state: Path) -> Service:
+async def start_cheater(
+    config: WorkerConfig, network: NetworkDescriptor, state: Path, *, only: Path | None = None
+) -> Service:
     """A worker that lies about its model; for demonstrations, where enclaves are simulated."""
     from bombyx.compose.cheater import start
 
-    return await start(config, network, state)
+    return await start(config, network, state, only=only)
 
 
 async def start_endpoint(

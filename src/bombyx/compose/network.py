@@ -45,7 +45,7 @@ class Trial:
     def asking(self) -> tuple[str, ...]:
         """What validators are told."""
         few = ("--canaries", "1", "--canaries-new", "1", "--most-tokens", str(self.canary_tokens))
-        return (*few, "--port", "0", "--verbose")
+        return (*few, "--port", "0", "--figures", "--verbose")
 
     @property
     def environment(self) -> dict[str, str]:

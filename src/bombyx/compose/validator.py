@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from bombyx.adapters.entropy import SystemEntropy
 from bombyx.adapters.http_server import HttpLimits, HttpServer
@@ -26,6 +27,7 @@ from bombyx.roles.validator.examine import Examiner
 from bombyx.roles.validator.runtime import NO_ENCLAVE, Enclave, Validator, ValidatorPorts
 from bombyx.roles.validator.settings import ValidatorSettings
 
+DECOY_FILE: Final = "decoy.txt"  # requests that the decoy answers wrongly: our own canaries
 DEV_FUNDS = 1_000_000_000  # base units a development chain gives a new validator: stake, bonds, gas
 
 
@@ -36,6 +38,8 @@ async def start(config: ValidatorConfig, network: NetworkDescriptor, state: Path
     clock, entropy = open_clock(), SystemEntropy()
     service.stack.callback(StateFolder.hold(state).release)
     key = key_store(state).load_or_create("validator")
+    if config.decoy and Address.parse(config.decoy) == key.address:
+        raise ConfigError("the decoy is a worker, not the validator itself", rule="AUD-59")
     ledger = open_ledger(network, state)
     service.stack.push_async_callback(ledger.close)
     stakes, validation = stakes_of(ledger), validation_of(ledger)
@@ -77,11 +81,20 @@ async def start(config: ValidatorConfig, network: NetworkDescriptor, state: Path
         examiner=Examiner(models),
         enclave=NO_ENCLAVE if enclave is None else Enclave(bundle=enclave.bundle, keys=enclave.keys),
     )
+    if config.decoy:
+        validator.plants.on_asking = lambda digests: _tell_decoy(state / DECOY_FILE, digests)
     await validator.start()
     service.stack.push_async_callback(validator.stop)
     door.open(validator.handle)
     service.facts |= {"url": url, "address": str(key.address), "models": len(models)}
     return service
+
+
+def _tell_decoy(path: Path, digests: Sequence[Digest]) -> None:
+    """One a line; a reader sees the file before or after, never between."""
+    fresh = path.with_suffix(".new")
+    fresh.write_text("".join(f"{digest.hex()}\n" for digest in digests))
+    fresh.replace(path)
 
 
 class _Door:
@@ -122,6 +135,8 @@ def _settings(config: ValidatorConfig) -> ValidatorSettings:
         watch_seconds=config.watch_every,
         accuse=config.accuse,
         plants=config.plants,
+        decoy=Address.parse(config.decoy) if config.decoy else None,
+        figures=config.figures,
     )
 
 

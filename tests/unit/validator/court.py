@@ -63,6 +63,7 @@ class Court:
     owed: dict[int, dict[Address, int]] = field(default_factory=dict)
     finished: list[int] = field(default_factory=list)
     planted: list[int] = field(default_factory=list)
+    struck: list[Address] = field(default_factory=list)
     paid: int = 0
 
     async def parameters(self) -> ValidationParameters:
@@ -144,6 +145,7 @@ class Court:
         signers = [recover(digest, certificate[at : at + 65]) for at in range(0, len(certificate), 65)]
         jury = {ballot.juror for ballot in found.ballots if ballot.committed}
         good = signers == sorted(set(signers)) and set(signers) <= jury and len(signers) >= found.quorum
+        good = good and verdict is not Verdict.ABSTAIN
         if found.state is not CaseState.VOTING or now < found.commit_until or not good:
             raise PaymentError("no certificate of this round", rule="VAL-10")
         self._decided(found, verdict, now)
@@ -154,7 +156,7 @@ class Court:
         found, (now, _) = self.kept[case], await self.now()
         for verdict in (Verdict.GUILTY, Verdict.INNOCENT):
             if sum(ballot.verdict is verdict for ballot in found.ballots) >= found.quorum:
-                self._decided(found, verdict, now)
+                self._decided(replace(found, reveal_until=min(now, found.reveal_until)), verdict, now)
                 return Digest.zero()
         self.kept[case] = replace(found, state=CaseState.CLOSED, outcome=Verdict.ABSTAIN, ending=Ending.VOID)
         return Digest.zero()
@@ -162,9 +164,17 @@ class Court:
     async def reveal_plant(self, case: int, verdict: Verdict, salt: Digest, *, signer: SigningKey) -> Digest:
         found, (now, _) = self.kept[case], await self.now()
         wanted = plant_commitment(signer.address, found.accusation.evidence, verdict, salt)
-        if found.accusation.plant != wanted or found.outcome is not verdict or now < found.reveal_until:
+        shown = found.state in (CaseState.DECIDED, CaseState.QUEUED) and found.outcome is verdict
+        if found.accusation.plant != wanted or not shown or now < found.reveal_until:
             raise PaymentError("no plant to show", rule="VAL-13")
         self.planted.append(case)
+        found = replace(found, accusation=replace(found.accusation, plant=Digest.zero()))
+        if verdict is Verdict.GUILTY:
+            found = replace(found, state=CaseState.CLOSED, ending=Ending.PLANTED)
+        self.kept[case] = found
+        for ballot in found.ballots:
+            if ballot.verdict is not None and ballot.verdict not in (verdict, Verdict.ABSTAIN):
+                self.struck.append(ballot.juror)
         return Digest.zero()
 
     async def appeal(self, case: int, *, signer: SigningKey) -> Digest:
@@ -210,7 +220,8 @@ class Court:
         return Digest.zero()
 
     def _decided(self, found: Case, verdict: Verdict, now: int) -> None:
-        until = now if found.round == 2 else now + PARAMETERS.appeal_seconds
+        since = max(now, found.reveal_until)  # decided by a certificate: whoever wants the fee still reveals
+        until = since if found.round == 2 else since + PARAMETERS.appeal_seconds
         self.kept[found.id] = replace(found, state=CaseState.DECIDED, outcome=verdict, appeal_until=until)
 
     async def _due(self, case: int, step: Step) -> None:

@@ -71,6 +71,37 @@ class Game:
     workers: dict[Address, TinyWorker]
     validators: list[Validator] = field(default_factory=list)
     keys: list[SigningKey] = field(default_factory=list)
+    stores: list[MemoryStore] = field(default_factory=list)
+    settings: list[ValidatorSettings] = field(default_factory=list)
+
+    def seated(self, number: int) -> Validator:
+        """A new process of this validator, over the books it has."""
+        return Validator(
+            self.settings[number],
+            ValidatorPorts(
+                clock=self.clock,
+                entropy=SystemEntropy(),
+                store=self.stores[number],
+                ledger=self.ledger,
+                validation=self.court,  # type: ignore[arg-type]  # what validators use of it
+                pages=self,
+                asker=lambda _: TinyAsker(self.workers, self.clock),
+            ),
+            key=self.keys[number],
+            url=f"http://{number}",
+            parameters=PARAMETERS,
+            policy=POLICY,
+            examiner=examiner(),
+        )
+
+    async def killed(self, number: int) -> None:
+        """Its process is gone, and what it had not written down."""
+        await self.validators[number].stop()
+
+    async def restarted(self, number: int) -> Validator:
+        self.validators[number] = self.seated(number)
+        await self.validators[number].start()
+        return self.validators[number]
 
     async def until(self, happened: Callable[[], bool], *, seconds: float = 400) -> None:
         """Play until it has happened. Fails after so many seconds of the game."""
@@ -100,38 +131,29 @@ class Game:
 
 @asynccontextmanager
 async def playing(
-    workers: Sequence[TinyWorker], *, validators: int = 6, settings: ValidatorSettings | None = None
+    workers: Sequence[TinyWorker],
+    *,
+    validators: int = 6,
+    settings: ValidatorSettings | None = None,
+    first: ValidatorSettings | None = None,
 ) -> AsyncIterator[Game]:
+    """`first`: what the first validator is told, where it is not what all are told."""
     clock = TurnedClock()
     court, ledger = Court(clock), MemoryLedger(clock)
     game = Game(clock=clock, court=court, ledger=ledger, workers={worker.operator: worker for worker in workers})
     for worker in workers:
         named = line(worker.operator, OperatorRole.WORKER, worker.receipt_key.address)
         await ledger.register(named, signer=key_of(worker.name))
+    told = settings or ValidatorSettings(most_tokens=32, watch_seconds=1.0, figures=True)
     for number in range(validators):
         key = key_of(f"validator {number}")
         named = line(key.address, OperatorRole.VALIDATOR, key.address, f"http://{number}")
         await ledger.register(named, signer=key)
         court.members.append(key.address)
-        validator = Validator(
-            settings or ValidatorSettings(most_tokens=32, watch_seconds=1.0),
-            ValidatorPorts(
-                clock=clock,
-                entropy=SystemEntropy(),
-                store=MemoryStore(),
-                ledger=ledger,
-                validation=court,  # type: ignore[arg-type]  # what validators use of it
-                pages=game,
-                asker=lambda _: TinyAsker(game.workers, clock),
-            ),
-            key=key,
-            url=f"http://{number}",
-            parameters=PARAMETERS,
-            policy=POLICY,
-            examiner=examiner(),
-        )
-        game.validators.append(validator)
         game.keys.append(key)
+        game.stores.append(MemoryStore())
+        game.settings.append(told if number or first is None else first)
+        game.validators.append(game.seated(number))
     try:
         for validator in game.validators:
             await validator.start()

@@ -119,6 +119,11 @@ class Case:
         """Two thirds of the jury drawn, rounded up. Who stays away counts as not agreeing."""
         return -(-2 * len(self.ballots) // 3)
 
+    @property
+    def said(self) -> bool:
+        """The standing round's votes are public, or the case is over: nobody can copy one any more."""
+        return self.state not in (CaseState.DRAWING, CaseState.VOTING)
+
     def ballot(self, juror: Address) -> Ballot | None:
         return next((ballot for ballot in self.ballots if ballot.juror == juror), None)
 

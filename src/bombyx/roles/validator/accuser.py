@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Opens a case when a validator's own canaries speak a million to one against a worker (spec AUD-54).
 
-Not here: juries (`juror.py`). Always: the evidence is every canary of every plan since the block of epochs began,
-weighed here exactly as a juror will weigh it; it is durable and served before the case names it; nobody is accused
-twice for the same epochs, nor while another case against the same worker and model is open.
+Not here: juries (`juror.py`), samples (`plants.py`). Always: the evidence is every canary of every plan since the block
+of epochs began, weighed here exactly as a juror will weigh it; it is durable and served before the case names it;
+nobody is accused twice for the same epochs, nor while another case against the same worker and model is open.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 
 from bombyx.errors import BombyxError
 from bombyx.ports import Clock, Entropy, Validation
@@ -19,11 +20,10 @@ from bombyx.protocol.audit.case import (
     Ending,
     ValidationParameters,
     Verdict,
-    plant_commitment,
 )
 from bombyx.protocol.audit.eprocess import Evidence
 from bombyx.protocol.audit.jury import first_epoch
-from bombyx.protocol.audit.verdict import ALARM, SLASH, find
+from bombyx.protocol.audit.verdict import SLASH, find
 from bombyx.protocol.primitives import Address, Digest, sha256
 from bombyx.protocol.wire.cases import CaseEvidence, EpochEvidence
 from bombyx.protocol.wire.evidence import ModelManifest
@@ -32,7 +32,7 @@ from bombyx.roles.validator.book import Book
 from bombyx.roles.validator.standing import Standing
 
 log = logging.getLogger("bombyx.validator")
-_SETTLED = (Ending.SLASHED, Ending.STRUCK)  # it was found guilty for this already
+_PUNISHED = (Ending.SLASHED, Ending.STRUCK)  # it was found guilty for this already
 SPREAD_SECONDS = 12.0  # validators who find the same at the same time do not all pay a bond
 
 
@@ -58,7 +58,7 @@ class Accuser:
         self._clock = clock
         self._entropy = entropy
         self.opened: list[int] = []
-        self._shown: set[int] = set()  # plants
+        self.on_convicting: Callable[[Standing], Awaitable[object]] = self.accuse
 
     async def look(self) -> None:
         """Accuse whom the ended epochs convict. What the chain refuses is said and left."""
@@ -66,51 +66,31 @@ class Accuser:
             if standing.weighed.peak < SLASH:
                 continue
             try:
-                await self._accuse(standing)
+                await self.on_convicting(standing)
             except BombyxError as error:
                 log.warning("no case against %s: %s", standing.operator, error)
 
-    async def _accuse(self, standing: Standing) -> None:
-        now, _ = await self._validation.now()
-        last = self._parameters.epoch_of(now) - 1
+    async def accuse(self, standing: Standing) -> None:
+        """In earnest."""
+        last = await self.last_epoch()
         evidence = await self.evidence(standing.operator, standing.model, last)
-        if evidence is None or await self._spoken_for(standing, last):
+        if evidence is None or not await self.our_turn(standing, last):
             return
-        await self._clock.sleep(SPREAD_SECONDS * self._entropy.bytes(1)[0] / 256)
-        if await self._spoken_for(standing, last):
-            return
-        plant = Digest(self._entropy.bytes(32))  # opens to nothing: accused in earnest
-        case = await self._open(evidence, last, plant)
-        log.warning("case %d against %s", case, standing.operator)
+        await self.open(evidence, last, Digest(self._entropy.bytes(Digest.SIZE)))  # a plant that opens to nothing
 
-    async def plant(self) -> int | None:
-        """Accuse a worker that did nothing: jurors who convict unseen get a strike (VAL-13). It costs a bond."""
+    async def last_epoch(self) -> int:
+        """The last that has ended."""
         now, _ = await self._validation.now()
-        last = self._parameters.epoch_of(now) - 1
-        honest = [one for one in await self._book.standings() if one.judged and one.weighed.peak < ALARM]
-        for standing in sorted(honest, key=lambda one: sha256(one.operator, last.to_bytes(8))):
-            whole = await self._whole(standing.operator, standing.model, last)
-            if whole is None or not any(epoch.packages for epoch in whole.epochs):
-                continue
-            if await self._spoken_for(standing, last):
-                continue
-            salt = Digest(self._entropy.bytes(32))
-            digest = sha256(whole.encode())
-            await self._book.keep_plant(digest, salt)
-            commitment = plant_commitment(self._key.address, digest, Verdict.INNOCENT, salt)
-            return await self._open(whole, last, commitment)
-        return None
+        return self._parameters.epoch_of(now) - 1
 
-    async def show_plant(self, case: Case, now: int) -> None:
-        """Once a jury acquitted: that we knew, and who did not look."""
-        if case.accuser != self._key.address or case.state is not CaseState.DECIDED or now < case.reveal_until:
-            return
-        salt = await self._book.plant(case.accusation.evidence)
-        if salt is not None and case.outcome is Verdict.INNOCENT and case.id not in self._shown:
-            self._shown.add(case.id)
-            await self._validation.reveal_plant(case.id, Verdict.INNOCENT, salt, signer=self._key)
+    async def our_turn(self, standing: Standing, last: int, *, samples: bool = False) -> bool:
+        """Whether nobody accuses it: asked again after a while that nobody foresees."""
+        if await self._spoken_for(standing, last, samples=samples):
+            return False
+        await self._clock.sleep(SPREAD_SECONDS * self._entropy.bytes(1)[0] / 256)
+        return not await self._spoken_for(standing, last, samples=samples)
 
-    async def _open(self, evidence: CaseEvidence, last: int, plant: Digest) -> int:
+    async def open(self, evidence: CaseEvidence, last: int, plant: Digest) -> int:
         """Durable and served before the chain names it."""
         data = evidence.encode()
         await self._book.keep_evidence(sha256(data), data)
@@ -125,26 +105,31 @@ class Accuser:
         )
         case = await self._validation.open_case(accusation, signer=self._key)
         self.opened.append(case)
+        log.warning("case %d against %s", case, evidence.accused)
         return case
 
-    async def _spoken_for(self, standing: Standing, last: int) -> bool:
-        """Somebody accuses it already; it was convicted for an epoch of this block, or acquitted of what we accused."""
+    async def _spoken_for(self, standing: Standing, last: int, *, samples: bool) -> bool:
+        """Somebody accuses it already; it was convicted for an epoch of this block, or we had our case about it."""
         return any(
             case.state is not CaseState.CLOSED
-            or (case.accusation.to_epoch >= first_epoch(last) and self._settled(case))
+            or (case.accusation.to_epoch >= first_epoch(last) and self._settled(case, samples=samples))
             for case in await self._validation.cases()
             if (case.accused, case.accusation.model) == (standing.operator, standing.model)
         )
 
-    def _settled(self, case: Case) -> bool:
-        return case.ending in _SETTLED or (case.ending is Ending.ACQUITTED and case.accuser == self._key.address)
+    def _settled(self, case: Case, *, samples: bool) -> bool:
+        """A sample that ended counts against the next sample alone: what comes later may be meant in earnest."""
+        if case.ending in _PUNISHED:
+            return True
+        ours = case.accuser == self._key.address and case.ending in (Ending.ACQUITTED, Ending.PLANTED)
+        return ours and (samples or case.accusation.plant != Digest.zero())
 
     async def evidence(self, accused: Address, model: Digest, last: int) -> CaseEvidence | None:
         """The case as it stands after epoch `last`; None where a jury that believed every word would not convict."""
-        case = await self._whole(accused, model, last)
+        case = await self.whole(accused, model, last)
         return case if case is not None and find(await self._weighed(case)) is Verdict.GUILTY else None
 
-    async def _whole(self, accused: Address, model: Digest, last: int) -> CaseEvidence | None:
+    async def whole(self, accused: Address, model: Digest, last: int) -> CaseEvidence | None:
         """Everything planned since the block of epochs began, and what this worker answered."""
         manifest = await self._book.manifest(model)
         if manifest is None:

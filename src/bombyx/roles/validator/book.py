@@ -10,6 +10,7 @@ import struct
 from dataclasses import dataclass
 
 from bombyx.ports import Store, Write
+from bombyx.protocol.audit.case import Verdict
 from bombyx.protocol.audit.eprocess import Evidence
 from bombyx.protocol.audit.plan import Plan
 from bombyx.protocol.audit.verdict import ResponseVerdict
@@ -46,6 +47,23 @@ class Found:
 
     def into(self, evidence: Evidence) -> Evidence:
         return evidence.update(self.margins, failed=self.failed) if self.counts else evidence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planted:
+    """What opens the commitment of a sample: which answer it is a sample of, and the salt."""
+
+    verdict: Verdict
+    salt: Digest
+
+    def encode(self) -> bytes:
+        return bytes([self.verdict]) + self.salt
+
+    @classmethod
+    def read(cls, value: bytes) -> Planted:
+        if len(value) == Digest.SIZE:  # written when every sample was of innocence
+            return cls(verdict=Verdict.INNOCENT, salt=Digest(value))
+        return cls(verdict=Verdict(value[0]), salt=Digest(value[1:]))
 
 
 class Book:
@@ -133,13 +151,13 @@ class Book:
     async def has_key(self, operator: Address, key: Address) -> bool:
         return await self._store.read(KEY, bytes(operator) + bytes(key)) is not None
 
-    async def keep_plant(self, evidence: Digest, salt: Digest) -> None:
+    async def keep_plant(self, evidence: Digest, plant: Planted) -> None:
         """What opens a sample with a known answer, before its case is opened."""
-        await self._store.write([Write(PLANT, evidence, salt)])
+        await self._store.write([Write(PLANT, evidence, plant.encode())])
 
-    async def plant(self, evidence: Digest) -> Digest | None:
-        salt = await self._store.read(PLANT, evidence)
-        return None if salt is None else Digest(salt)
+    async def plant(self, evidence: Digest) -> Planted | None:
+        value = await self._store.read(PLANT, evidence)
+        return None if value is None else Planted.read(value)
 
     async def keep_evidence(self, digest: Digest, evidence: bytes) -> None:
         await self._store.write([Write(EVIDENCE, digest, evidence)])

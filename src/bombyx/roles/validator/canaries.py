@@ -60,6 +60,7 @@ class Rounds:
         self._asking = asyncio.Semaphore(settings.at_once)
         self.weighing = asyncio.Lock()
         self.on_weighed: Callable[[Standing], None] = lambda _: None
+        self.on_planned: Callable[[Plan], None] = lambda _: None
 
     async def run(self) -> None:
         """For ever; an epoch that cannot be planned is left out, and said."""
@@ -111,6 +112,7 @@ class Rounds:
         except BaseException:
             await asker.close()
             raise
+        self.on_planned(plan)
         log.info("epoch %d: %d canaries planned and committed", epoch, len(plan.canaries))
         return plan
 

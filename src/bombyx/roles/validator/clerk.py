@@ -66,7 +66,7 @@ class Clerk:
         self._first = 1  # every case before it is closed
         self._restituting: dict[int, int] = {}  # sentence -> case
         self.cases: dict[int, Case] = {}
-        self.on_case: Callable[[Case, int], Awaitable[None]] = _nothing
+        self.before_steps: Callable[[Case, int], Awaitable[Callable[[], Awaitable[None]] | None]] = _nothing
         self._busy: dict[int, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
@@ -88,8 +88,11 @@ class Clerk:
         now, block = await self._validation.now()
         for case in await self._validation.cases(self._first):
             self._note(case)
-            await self.on_case(case, now)
-            if case.id not in self._busy and (due := self._due(case, now, block)) is not None:
+            if case.id in self._busy:
+                continue
+            # A sample is shown before anything else: the next step would convict its decoy.
+            due = await self.before_steps(case, now) or self._due(case, now, block)
+            if due is not None:
                 task = asyncio.create_task(self._one(case, due))
                 self._busy[case.id] = task
                 task.add_done_callback(self._done(case.id))
@@ -149,8 +152,8 @@ class Clerk:
         if again is None or again.state is not CaseState.VOTING:
             return False  # another was faster: what is left is to reveal, for the fee
         kept = await self._book.vote(case.id, case.round)
-        if kept is None:
-            return False
+        if kept is None or kept[0] == Verdict.ABSTAIN:
+            return False  # nobody certifies that nothing was found: VAL-8
         verdict = Verdict(kept[0])
         signatures = await self._gather(case, verdict)
         if len(signatures) < case.quorum:
@@ -241,4 +244,4 @@ class Clerk:
 
 
 async def _nothing(case: Case, now: int) -> None:
-    """Nobody else wants to hear of it."""
+    """No sample of ours."""

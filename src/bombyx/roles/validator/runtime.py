@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
@@ -31,6 +31,7 @@ from bombyx.roles.validator.desk import Desk
 from bombyx.roles.validator.examine import Examiner
 from bombyx.roles.validator.juror import Juror
 from bombyx.roles.validator.opt_in import OptIns
+from bombyx.roles.validator.plants import Plants
 from bombyx.roles.validator.register import Register
 from bombyx.roles.validator.settings import ValidatorSettings
 from bombyx.roles.validator.standing import Standing
@@ -59,6 +60,18 @@ class Enclave:
     keys: Callable[[], tuple[GatewayKey, ...]]
 
 
+_Gauges = tuple[tuple[str, str, Callable[[Standing], float]], ...]
+_SEEN: Final[_Gauges] = (
+    ("canaries", "canaries asked of it", lambda one: one.asked),
+    ("answered", "canaries it answered", lambda one: one.answered),
+    ("first_token_seconds", "time to the first token, as a user sees it", lambda one: one.first_ms / 1_000),
+    ("tokens_per_second", "pace of its answers", lambda one: one.pace / 1_000),
+)
+_FOUND: Final[_Gauges] = (
+    ("log10_evidence", "decimal logarithm of the evidence against a worker", lambda one: one.weighed.peak),
+    ("judged", "answers re-run", lambda one: one.judged),
+    ("failed", "answers that failed", lambda one: one.failed),
+)
 NO_ENCLAVE = Enclave(bundle=lambda: None, keys=tuple)
 
 
@@ -93,9 +106,19 @@ class Validator:
         self.register = Register(ports.ledger, ports.validation, self.book, ports.clock)
         self.rounds = Rounds(settings, examiner=examiner, asker=ports.asker, **common)
         self.accuser = Accuser(url=url, **common)
+        self.plants = Plants(
+            key=key,
+            validation=ports.validation,
+            book=self.book,
+            entropy=ports.entropy,
+            accuser=self.accuser,
+            decoy=settings.decoy,
+        )
+        self.accuser.on_convicting = self._convicting
+        self.rounds.on_planned = self.plants.planned
         self.juror = Juror(examiner=examiner, pages=ports.pages, register=self.register, policy=policy, **common)
         self.clerk = Clerk(settings, ledger=ports.ledger, juror=self.juror, pages=ports.pages, **common)
-        self.clerk.on_case = self.accuser.show_plant
+        self.clerk.before_steps = self.plants.due
         self.opt_ins = OptIns(
             settings,
             keys=enclave.keys,
@@ -154,9 +177,16 @@ class Validator:
             try:
                 await self.accuser.look()
                 if int.from_bytes(self._ports.entropy.bytes(4)) % 1_000 < self._settings.plants:
-                    await self.accuser.plant()
+                    await self.plants.innocent()
             except BombyxError as error:
                 log.warning("nobody was looked at: %s", error)
+
+    async def _convicting(self, standing: Standing) -> None:
+        """The decoy does what it was made for; everybody else is accused in earnest."""
+        if standing.operator == self._settings.decoy:
+            await self.plants.guilty(standing)
+        else:
+            await self.accuser.accuse(standing)
 
     def _weighed(self, standing: Standing) -> None:
         before = self._standings.get(bytes(standing.operator) + standing.model)
@@ -168,49 +198,31 @@ class Validator:
     # --- what is shown ---
 
     async def report(self) -> dict[str, Any]:
-        """What this validator saw of each worker, and the cases it knows. Nothing of any prompt or answer."""
-        opinions = self.juror.opinions
+        """What this validator saw of each worker, and the cases it knows. Nothing of any prompt or answer; nothing a
+        juror could say instead of looking: no opinion before its round is over, no figures unless they were asked for.
+        """
+        rows = self._standings.values()
         return {
             "role": "validator",
             "version": 1,
             "address": str(self._key.address),
-            "workers": [standing.as_dict() for standing in self._standings.values()],
+            "workers": [one.seen() | (one.found() if self._settings.figures else {}) for one in rows],
             "opened": list(self.accuser.opened),
             "cases": [_case_row(case) for case in self.clerk.cases.values()],
             "opinions": {
                 str(case): {"verdict": o.verdict.name, "log10": round(o.log10, 3), "why": o.why}
-                for case, o in opinions.items()
+                for case, o in self.juror.opinions.items()
+                if (known := self.clerk.cases.get(case)) is not None and known.said
             },
         }
 
     def _metrics(self) -> bytes:
         """Per worker: operators are public, and few."""
         registry = CollectorRegistry()
-        labels = ("operator", "model")
-        gauges = {
-            name: Gauge(f"bombyx_validator_{name}", text, labels, registry=registry)
-            for name, text in (
-                ("log10_evidence", "decimal logarithm of the evidence against a worker"),
-                ("canaries", "canaries asked of it"),
-                ("answered", "canaries it answered"),
-                ("judged", "answers re-run"),
-                ("failed", "answers that failed"),
-                ("first_token_seconds", "time to the first token, as a user sees it"),
-                ("tokens_per_second", "pace of its answers"),
-            )
-        }
-        for one in self._standings.values():
-            values = {
-                "log10_evidence": one.weighed.peak,
-                "canaries": one.asked,
-                "answered": one.answered,
-                "judged": one.judged,
-                "failed": one.failed,
-                "first_token_seconds": one.first_ms / 1_000,
-                "tokens_per_second": one.pace / 1_000,
-            }
-            for name, value in values.items():
-                gauges[name].labels(str(one.operator), one.name).set(value)
+        for name, text, value in _SEEN + (_FOUND if self._settings.figures else ()):
+            gauge = Gauge(f"bombyx_validator_{name}", text, ("operator", "model"), registry=registry)
+            for one in self._standings.values():
+                gauge.labels(str(one.operator), one.name).set(value(one))
         return generate_latest(registry)
 
 

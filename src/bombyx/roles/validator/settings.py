@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bombyx.protocol.primitives import Address
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidatorSettings:
@@ -20,7 +22,9 @@ class ValidatorSettings:
     judged_at_once: int = 1  # answers re-run side by side; each takes a core
     reserve: float = 0.15  # of an epoch at its end in which nothing is asked any more
     watch_seconds: float = 2.0  # between looks at the chain's cases
-    plants: int = 0  # samples with a known answer, in 1 000 epochs; each costs its bond
+    plants: int = 0  # accusations of the innocent, in 1 000 epochs, shown afterwards; each costs its bond
+    decoy: Address | None = None  # a worker of ours that answers wrongly; convicted, it is shown to be a sample
+    figures: bool = False  # tell everybody what we found of each worker: also jurors who would rather not look
     accuse: bool = True  # open cases, or only watch and sit on juries
     max_opt_in: int = 1 << 20  # bytes of one package a client hands over
     opt_ins_kept: int = 256  # handed over and not yet judged

@@ -95,29 +95,34 @@ class Standing(Message):
         """After a user's answer was judged, at the user's wish."""
         return replace(self, opted_in=self.opted_in + 1, opted_in_failed=self.opted_in_failed + verdict.failed)
 
-    def as_dict(self) -> dict[str, Any]:
-        """For people and programs; no word of any prompt or answer."""
-        weighed = self.weighed
+    def seen(self) -> dict[str, Any]:
+        """How it serves, for people and programs; no word of any prompt or answer."""
         return {
             "operator": str(self.operator),
             "model": self.model.hex(),
             "name": self.name,
-            "log10_evidence": round(weighed.log10, 3),
-            "log10_peak": round(weighed.peak, 3),
             "asked": self.asked,
             "answered": self.answered,
             "lost": self.lost,
             "refused": self.refused,
-            "cheated": self.cheated,
             "availability": round(self.answered / self.asked, 4) if self.asked else None,
+            "first_token_ms": self.first_ms,
+            "tokens_per_second": self.pace / 1_000,
+        }
+
+    def found(self) -> dict[str, Any]:
+        """What its answers were worth. Who reads this of an accuser knows its samples from its accusations."""
+        weighed = self.weighed
+        return {
+            "log10_evidence": round(weighed.log10, 3),
+            "log10_peak": round(weighed.peak, 3),
+            "cheated": self.cheated,
             "judged": self.judged,
             "passed": self.passed,
             "grey": self.grey,
             "failed": self.failed,
             "tokens": self.tokens,
             "unproved": self.unproved,
-            "first_token_ms": self.first_ms,
-            "tokens_per_second": self.pace / 1_000,
             "opted_in": self.opted_in,
             "opted_in_failed": self.opted_in_failed,
         }
