@@ -8,6 +8,7 @@ import heapq
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.unit.validator.court import PARAMETERS, Court
 from tests.unit.validator.world import BEGAN, MODEL, POLICY, TinyAsker, TinyWorker, examiner, key_of
@@ -16,6 +17,7 @@ from bombyx.adapters.entropy import SystemEntropy
 from bombyx.adapters.memory import MemoryLedger, MemoryStore
 from bombyx.errors import MalformedMessage, PaymentError, Unavailable
 from bombyx.ports import Operator, OperatorRole
+from bombyx.protocol.audit.case import ValidationParameters
 from bombyx.protocol.primitives import Address, Digest, Instant
 from bombyx.protocol.wire.signing import SigningKey
 from bombyx.roles.validator.runtime import Validator, ValidatorPorts
@@ -66,9 +68,10 @@ class Game:
     """Who plays. `pages` are validators' endpoints without sockets."""
 
     clock: TurnedClock
-    court: Court
-    ledger: MemoryLedger
+    court: Any  # this folder's, or a real chain's
+    ledger: Any
     workers: dict[Address, TinyWorker]
+    parameters: ValidationParameters = PARAMETERS
     validators: list[Validator] = field(default_factory=list)
     keys: list[SigningKey] = field(default_factory=list)
     stores: list[MemoryStore] = field(default_factory=list)
@@ -83,13 +86,13 @@ class Game:
                 entropy=SystemEntropy(),
                 store=self.stores[number],
                 ledger=self.ledger,
-                validation=self.court,  # type: ignore[arg-type]  # what validators use of it
+                validation=self.court,
                 pages=self,
                 asker=lambda _: TinyAsker(self.workers, self.clock),
             ),
             key=self.keys[number],
             url=f"http://{number}",
-            parameters=PARAMETERS,
+            parameters=self.parameters,
             policy=POLICY,
             examiner=examiner(),
         )

@@ -41,7 +41,7 @@ def network(**changes: Any) -> Any:
 def lazy(game: Game, *numbers: int, verdict: Verdict = Verdict.INNOCENT) -> None:
     """Validators who vote without running anything."""
 
-    async def unseen(_: Case) -> Opinion:
+    async def unseen(case: Case) -> Opinion:
         return Opinion(verdict=verdict, log10=0.0, why="unseen")
 
     for number in numbers:
@@ -50,7 +50,8 @@ def lazy(game: Game, *numbers: int, verdict: Verdict = Verdict.INNOCENT) -> None
 
 async def opened(game: Game) -> Case:
     await game.until(lambda: bool(game.court.kept))
-    return game.court.kept[1]
+    found: Case = game.court.kept[1]
+    return found
 
 
 async def test_a_lazy_juror_gets_its_strike_and_the_decoy_keeps_its_stake() -> None:
@@ -103,13 +104,13 @@ async def test_a_chain_that_answers_late_is_asked_until_the_sample_is_shown(
         decided: list[float] = []
         by: list[Any] = []
 
-        async def late(*arguments: Any, signer: Any) -> Digest:
+        async def late(*arguments: Any, signer: Any) -> Any:
             decided.append(game.clock.monotonic())
             if game.clock.monotonic() < decided[0] + seconds:
                 raise Unavailable("the chain does not answer", rule="LEDGER-2")
             return await reveal(*arguments, signer=signer)
 
-        async def noted(*arguments: Any, signer: Any) -> Digest:
+        async def noted(*arguments: Any, signer: Any) -> Any:
             by.append(signer.address)
             return await execute(*arguments, signer=signer)
 
@@ -172,7 +173,7 @@ async def test_a_jury_that_says_otherwise_leaves_nothing_to_show(said: Verdict, 
     """VAL-13: the majority must agree with a sample; the decoy is safe then, and nothing is sent in vain."""
     async with network() as game:
         tried: list[int] = []
-        game.court.reveal_plant = _refusing(tried)  # type: ignore[method-assign]
+        game.court.reveal_plant = _refusing(tried)
         lazy(game, 1, 2, 3, verdict=said)
         await opened(game)
         await game.until(lambda: game.court.kept[1].state is CaseState.CLOSED)

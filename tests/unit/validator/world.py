@@ -115,6 +115,7 @@ class TinyWorker:
     name: str
     model: TinyModel = field(default_factory=lambda: TinyModel(blur=0.05))
     lost: bool = False  # its proxy drops what is meant for it
+    domain: Digest = DOMAIN
     seq: int = 0
 
     @property
@@ -177,7 +178,7 @@ class TinyWorker:
             started_at=at, finished_at=at, previous=Digest.zero(),
         )  # fmt: skip
         return AuditPackage(
-            v=1, receipt=SignedReceipt.sign(receipt, DOMAIN, self.receipt_key), salt=salt, usage=usage.encode(),
+            v=1, receipt=SignedReceipt.sign(receipt, self.domain, self.receipt_key), salt=salt, usage=usage.encode(),
             block=block.encode(), path=made.path, body=made.body,
         )  # fmt: skip
 
