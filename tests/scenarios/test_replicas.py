@@ -70,7 +70,7 @@ async def until_served(net: ReplicaProcesses, seconds: float = 40.0) -> float:
 async def test_a_clients_requests_are_served_by_one_replica_and_any_knows_the_account(net: ReplicaProcesses) -> None:
     """LEASE-1, LEASE-5."""
     answers = await asyncio.gather(*(chat(net.endpoint) for _ in range(6)))
-    assert [status for status, _ in answers] == [200] * 6
+    assert [status for status, _ in answers] == [200] * 6, answers
     assert sorted(served(net, name) for name in net.replicas) == [0, 6]
     channel = await channel_of(net)
     for name in net.replicas:

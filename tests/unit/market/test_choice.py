@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,13 +48,39 @@ def test_the_cheaper_worker_wins_among_equals() -> None:
     assert first(contender("dear", price=400), contender("cheap", price=100)) == contender("cheap").worker
 
 
-def test_a_busy_worker_yields_to_an_idle_one_and_a_full_one_is_passed_over() -> None:
-    """MKT-5: load counts; a full worker is no candidate."""
+def test_a_busy_worker_yields_to_an_idle_one_and_a_full_one_comes_last() -> None:
+    """MKT-5: load counts; who would have to wait comes after who can serve at once."""
     assert first(contender("busy", active=3), contender("idle")) == contender("idle").worker
-    assert first(contender("full", active=4), contender("busy", active=3)) == contender("busy").worker
-    nobody = choose([contender("full", active=2, queued=2)], output_units=1, now=0, lottery=0.99)
+    slow = contender("slow", stats=FRESH.finished(0, 1, 1_000, 0), active=3)
+    choice = choose([contender("full", active=4), slow], output_units=64, now=0, lottery=0)
+    assert choice.ranking == (slow.worker, contender("full").worker)
+
+
+def test_where_all_are_full_the_shortest_queue_is_joined() -> None:
+    """MKT-5: a burst waits its turn at a worker instead of being turned away."""
+    long, short = contender("long", active=4, queued=1), contender("short", active=4)
+    choice = choose([long, short], output_units=64, now=0, lottery=0)
+    assert choice.ranking == (short.worker, long.worker)
+    assert "waits" in choice.why
+
+
+def test_where_every_queue_is_full_nobody_is_asked_in_vain() -> None:
+    """MKT-5: one waits for every two places, so that who is let in is served in time; no place is no queue either."""
+    crowded = contender("crowded", active=4, queued=2)
+    none = replace(contender("none"), load=Load(active=0, queued=0, capacity=0))
+    nobody = choose([crowded, none], output_units=1, now=0, lottery=0.99)
     assert nobody.worker is None
     assert "full" in nobody.why
+    assert first(contender("last place", active=4, queued=1)) is not None
+    one = Load(active=1, queued=0, capacity=1)
+    assert not one.closed
+    assert replace(one, queued=1).closed
+
+
+def test_a_queue_at_a_sound_worker_is_better_than_an_ejected_one() -> None:
+    """MKT-5, MKT-7."""
+    out = contender("out", stats=ejected(at=0.0))
+    assert first(out, contender("queue", active=4), now=1.0) == contender("queue").worker
 
 
 def test_fast_failures_do_not_look_fast() -> None:
@@ -110,7 +137,7 @@ def test_an_observation_beside_others_is_not_held_against_the_worker() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 6), st.integers(0, 10**6), st.integers(0, 5)), max_size=8),
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 10**6), st.integers(0, 5)), max_size=8),
     st.floats(0, 0.999),
 )
 def test_a_choice_is_always_one_of_those_who_can(entries: list[tuple[int, int, int]], lottery: float) -> None:
@@ -122,6 +149,6 @@ def test_a_choice_is_always_one_of_those_who_can(entries: list[tuple[int, int, i
             stats = stats.failed(1.0)
         people.append(contender(str(number), stats=stats, price=price, active=active))
     choice = choose(people, output_units=64, now=2.0, lottery=lottery)
-    able = {c.worker for c in people if not c.load.full}
+    able = {c.worker for c in people if not c.load.closed}
     assert set(choice.ranking) == able
     assert choice.worker == (choice.ranking[0] if able else None)

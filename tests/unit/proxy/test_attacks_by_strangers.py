@@ -131,7 +131,7 @@ async def test_receipts_of_answers_that_never_began_do_not_pile_up(
         call.finish(Outcome.FAILED, output_units=0, input_units=0)
 
     bad, good = await hire("worker a", nothing), await hire("worker b")
-    assert (await client.ask(bad)).status == 502
+    assert (await client.ask(bad)).status == 503
     assert (await client.ask(good)).status == 200
     await net.proxy._scribe.write("proxy_receipt")
     assert await net.store.scan("proxy_receipt") == []

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.proxy.conftest import Hire
 from tests.unit.proxy.kit import CLOCK, ProxyNet, key
-from tests.unit.proxy.scripted import MANIFEST, PRICE, BareClient, ScriptedWorker
+from tests.unit.proxy.scripted import MANIFEST, PRICE, BareClient, Call, ScriptedWorker, answer
 
 from bombyx.adapters.memory_link import memory_link_pair
 from bombyx.adapters.simulator.platform import SimulatedPlatform
@@ -171,18 +171,61 @@ async def test_a_worker_that_drains_gets_nothing_new(net: ProxyNet, client: Bare
     assert (await client.ask(worker)).problem["code"] == "no_workers"
 
 
-async def test_a_full_worker_is_passed_over(net: ProxyNet, client: BareClient, hire: Hire) -> None:
-    """MKT-5: load is what the worker says or what we gave it, whichever is more."""
+async def test_a_full_worker_is_asked_only_where_no_other_is_free(
+    net: ProxyNet, client: BareClient, hire: Hire
+) -> None:
+    """MKT-5: load is what the worker says or what we gave it, whichever is more; then its queue, then nobody."""
     full, free = await hire("worker a"), await hire("worker b")
     full.load(64, 0, 64)
     await asyncio.sleep(0.05)
     for _ in range(5):
         assert (await client.ask(full, free)).status == 200
     assert not full.calls
-    free.load(64, 0, 64)
+    free.load(64, 31, 64)
+    await asyncio.sleep(0.05)
+    assert (await client.ask(full, free)).status == 200
+    for worker in (full, free):
+        worker.load(64, 32, 64)
     await asyncio.sleep(0.05)
     got = await client.ask(full, free)
-    assert (got.status, got.problem["rule"]) == (503, "MKT-5")
+    assert (got.status, got.problem["rule"], got.problem["code"]) == (503, "MKT-5", "no_workers")
+
+
+async def test_a_burst_beyond_a_workers_places_waits_there(net: ProxyNet, client: BareClient, hire: Hire) -> None:
+    """MKT-5, LINK-5: the worker has a queue; what it makes wait is not turned away, nor held against its speed."""
+    places = asyncio.Semaphore(4)
+
+    async def one_after_the_other(call: Call) -> None:
+        async with places:
+            await asyncio.sleep(0.2)
+            await answer(call)
+
+    worker = await hire("worker a", one_after_the_other, capacity=4)
+    assert (await client.ask(worker)).status == 200  # the session is open
+    answers = await asyncio.gather(*(client.ask(worker) for _ in range(6)))
+    assert [got.status for got in answers] == [200] * 6
+    stats = net.proxy.roster.workers[worker.operator.address].stats
+    assert stats.first_frame < stats.prior[1], "only the waiting of those that were served at once counts"
+
+
+async def test_silence_in_a_queue_is_not_held_against_the_worker(net: ProxyNet, client: BareClient, hire: Hire) -> None:
+    """MKT-7, LINK-4: who waits too long goes to the next candidate; 503 where there is none, and nobody is ejected."""
+    object.__setattr__(net.proxy.settings.timings, "first_frame", 0.2)
+
+    async def never(call: Call) -> None:
+        await call.cancelled.wait()
+
+    worker = await hire("worker a", never, capacity=1)
+    worker.load(1, 0, 1)
+    await asyncio.sleep(0.05)
+    for _ in range(4):
+        got = await client.ask(worker)
+        assert (got.status, got.problem["code"]) == (503, "no_workers")
+    assert net.proxy.roster.workers[worker.operator.address].stats.seen == 0
+    worker.load(0, 0, 1)
+    await asyncio.sleep(0.05)
+    assert (await client.ask(worker)).status == 503
+    assert net.proxy.roster.workers[worker.operator.address].stats.seen == 1
 
 
 class _Recorder:

@@ -2,8 +2,9 @@
 """The proxy's choice among a request's k candidates (spec MKT-5): least expected finish x price factor / reputation.
 
 Not here: who the candidates are (the client drew them) and any state (the proxy keeps one `WorkerStats` per worker).
-Always: a full or ejected worker is passed over while another can serve; the ranking says whom to try next before the
-first frame; the reason is returned in words, for the log.
+Always: a worker without a free place, or an ejected one, comes after those that can serve at once; one where many
+wait is not tried; the ranking says whom to try next before the first frame; the reason is returned in words, for
+the log.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from bombyx.protocol.quick import quick
 
 PRICE_WEIGHT: Final = 0.5  # twice the price counts as 1.41 times the time
 FULL_PROGRESS: Final = 0.5  # a request that runs is, on average, half done
+WAITING_SHARE: Final = 2  # one may wait for every two places: a burst is served, and an answer takes at most twice as long
 
 
 @quick
@@ -35,7 +37,17 @@ class Load:
 
     @property
     def full(self) -> bool:
+        """No place is free: one more would wait."""
         return self.active + self.queued >= self.capacity
+
+    @property
+    def closed(self) -> bool:
+        """One more would wait too long."""
+        return self.active + self.queued >= self.capacity + self.waiting_room
+
+    @property
+    def waiting_room(self) -> int:
+        return max(1, self.capacity // WAITING_SHARE) if self.capacity > 0 else 0
 
 
 @quick
@@ -71,7 +83,7 @@ def expected_seconds(contender: Contender, output_units: int, now: float) -> flo
 
 def choose(contenders: Sequence[Contender], *, output_units: int, now: float, lottery: float) -> Choice:
     """Rank the contenders. `now` is monotonic seconds; `lottery` in [0, 1) breaks ties and lets probes through."""
-    able = [c for c in contenders if not c.load.full]
+    able = [c for c in contenders if not c.load.closed]
     if not able:
         return Choice(worker=None, ranking=(), why=f"all {len(contenders)} candidates are full")
     cheapest = max(1, min([c.price for c in able]))
@@ -81,13 +93,14 @@ def choose(contenders: Sequence[Contender], *, output_units: int, now: float, lo
         stats, price = contender.stats, max(1, contender.price)
         factor = (price / cheapest) ** PRICE_WEIGHT if price != cheapest else 1.0
         score = expected_seconds(contender, output_units, now) * factor / stats.reputation()
-        weighed.append((_CLASS[stats.standing(now)], score, place, contender))
+        standing = stats.standing(now)
+        weighed.append((_CLASS[standing], contender.load.full, standing != "half-open", score, place, contender))
     weighed.sort()
-    standing, least, _, best = weighed[0]
-    why = f"{_STANDING[standing]}, expected {least:.2f} s, {len(weighed)} of {len(contenders)} able"
+    _, waits, _, least, _, best = weighed[0]
+    how = best.stats.standing(now) + (", waits" if waits else "")
+    why = f"{how}, expected {least:.2f} s, {len(weighed)} of {len(contenders)} able"
     return Choice(worker=best.worker, ranking=tuple([one.worker for *_, one in weighed]), why=why)
 
 
 # A half-open worker goes first: its one probe is how it comes back, and a probe that fails costs one failover.
-_CLASS: Final = {"half-open": 0, "open": 1, "ejected": 2}
-_STANDING: Final = tuple(sorted(_CLASS, key=_CLASS.__getitem__))
+_CLASS: Final = {"half-open": 0, "open": 0, "ejected": 1}

@@ -18,6 +18,7 @@ from bombyx.errors import (
     DeadlineExceeded,
     LeaseLost,
     LocalError,
+    NoWorkers,
     Peer,
     PeerError,
     StreamTruncated,
@@ -87,7 +88,7 @@ class Dispatcher:
         try:
             failure = await self._offer(job, view)
             if failure is not None:
-                raise told(failure)
+                raise told(failure, late=job.meta.deadline <= self._clock.now())
         except BaseException:
             if not job.exchange.started:
                 self._settler.release(job.reservation)
@@ -119,7 +120,7 @@ class Dispatcher:
                 break
             if isinstance(reason, LeaseLost) or (isinstance(reason, Refused) and reason.final):
                 break
-        return reason or Unavailable(choice.why, retry_after=self._settings.timings.retry_after, rule="MKT-5")
+        return reason or NoWorkers(choice.why, retry_after=self._settings.timings.retry_after, rule="MKT-5")
 
     def _worth_repeating(self, reason: Refused, chosen: Contestant, *, again: bool) -> bool:
         """Whether the worker lacks something that the same request can bring when it is sent once more."""
@@ -150,6 +151,7 @@ class Dispatcher:
                 meta_hash=hashes.meta,
                 body_hash=hashes.payload(wrap, job.envelope),
             )
+            waits = worker.load.full
             stream = self._open(job, chosen, wrap)
         except (LocalError, PeerError, Unavailable) as error:
             attempt["result"] = error.code
@@ -165,12 +167,12 @@ class Dispatcher:
             reason = await stream.opened
             if reason is None:
                 account.channel.confirm(payment)
-                await self._answer(job, chosen, stream, view, sent_at)
+                await self._answer(job, chosen, stream, view, sent_at, waits=waits)
                 attempt["result"] = view.outcome
                 return None
         finally:
             self._unlist(job, stream)
-        self._outcomes.did_not_start(job, chosen, stream, reason)
+        self._outcomes.did_not_start(job, chosen, reason, waited=waits)
         attempt["result"] = reason.code
         return reason
 
@@ -239,13 +241,16 @@ class Dispatcher:
 
     # --- the answer ---
 
-    async def _answer(self, job: Job, chosen: Contestant, stream: Stream, view: ProxyView, sent_at: float) -> None:
+    async def _answer(
+        self, job: Job, chosen: Contestant, stream: Stream, view: ProxyView, sent_at: float, *, waits: bool
+    ) -> None:
         """From the first frame to the end. The frames pass in callbacks; this only waits."""
         first = self._clock.monotonic()
         load = chosen.seat.worker.load.share
         view.first_frame_seconds = first - job.arrived
         self._metrics.first_frame.observe(first - job.arrived)
-        self._outcomes.note(chosen, chosen.seat.worker.stats.first_frame_seen(first, first - sent_at, load))
+        if not waits:  # in a queue the time says nothing of the worker's speed
+            self._outcomes.note(chosen, chosen.seat.worker.stats.first_frame_seen(first, first - sent_at, load))
         failure = await stream.ended
         job.exchange.on_disconnect = job.exchange.on_resume = None
         self._outcomes.judge(chosen, stream, failure, self._clock.monotonic() - first, load)

@@ -13,10 +13,12 @@ from bombyx.errors import (
     BombyxError,
     BudgetExceeded,
     DeadlineExceeded,
+    EngineUnavailable,
     KeyConfigError,
     LeaseLost,
     LocalError,
     NoWorkers,
+    Overloaded,
     Peer,
     PeerError,
     ReceiptError,
@@ -61,10 +63,11 @@ class Outcomes:
         elif final is not None and final.receipt.outcome in (Outcome.COMPLETE, Outcome.REFUSED):
             self.note(chosen, stats.finished(now, final.receipt.output_units, seconds, load))
 
-    def did_not_start(self, job: Job, chosen: Contestant, stream: Stream, reason: BombyxError) -> None:
-        """Nothing was delivered, so nothing is owed; whether the worker is to blame depends on its reason."""
+    def did_not_start(self, job: Job, chosen: Contestant, reason: BombyxError, *, waited: bool) -> None:
+        """Nothing was delivered, so nothing is owed; whether the worker is to blame depends on its reason. For the
+        silence of its queue it is not."""
         self._wallet.release(chosen.seat.account.channel, job.meta.request_id)
-        ours = isinstance(reason, LeaseLost) or _by_client(reason)
+        ours = isinstance(reason, LeaseLost) or _by_client(reason) or (waited and isinstance(reason, DeadlineExceeded))
         blamed = reason.blames_worker if isinstance(reason, Refused) else not ours
         if blamed and not job.exchange.disconnected:
             self.note(chosen, chosen.seat.worker.stats.failed(self._clock.monotonic()))
@@ -114,8 +117,9 @@ def _by_client(failure: BombyxError) -> bool:
     return isinstance(failure, PeerError) and failure.peer is Peer.CLIENT
 
 
-def told(failure: BombyxError) -> BombyxError:
-    """What a client may be told of the last candidate's failure: the proxy's own words, never the worker's text."""
+def told(failure: BombyxError, *, late: bool = False) -> BombyxError:
+    """What a client may be told of the last candidate's failure: the proxy's own words, never the worker's text.
+    `late`: the request's own deadline has passed."""
     if isinstance(failure, Refused):
         if failure.code == KeyConfigError.code:
             return KeyConfigError(
@@ -129,7 +133,9 @@ def told(failure: BombyxError) -> BombyxError:
         return NoWorkers(
             f"no candidate could start: {failure.code}", retry_after=max(1.0, failure.retry_after), rule="LINK-4"
         )
-    if isinstance(failure, DeadlineExceeded | NoWorkers | Unavailable):
+    if isinstance(failure, DeadlineExceeded) and not late:
+        return NoWorkers("no candidate could start: silence", retry_after=1.0, rule="LINK-4")
+    if isinstance(failure, Unavailable) and not isinstance(failure, EngineUnavailable | Overloaded):
         return failure
     if isinstance(failure, BudgetExceeded | LocalError):
         return NoWorkers("this proxy cannot pay its workers at the moment", retry_after=5.0, rule="PAY-18")

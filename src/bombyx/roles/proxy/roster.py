@@ -40,8 +40,11 @@ class Worker:
     def load(self) -> Load:
         """What it says of itself, or what we gave it, whichever is more: its report is always a little old."""
         said = self.reported
-        active = max(self.link.open_streams, said.active if said else 0)
-        return Load(active=active, queued=said.queued if said else 0, capacity=said.capacity if said else self.capacity)
+        inside, capacity = self.link.open_streams, self.capacity
+        if said is not None:
+            inside, capacity = max(inside, said.active + said.queued), said.capacity
+        active = min(inside, capacity)
+        return Load(active=active, queued=inside - active, capacity=capacity)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
