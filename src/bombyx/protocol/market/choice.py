@@ -19,7 +19,7 @@ from bombyx.protocol.quick import quick
 
 PRICE_WEIGHT: Final = 0.5  # twice the price counts as 1.41 times the time
 FULL_PROGRESS: Final = 0.5  # a request that runs is, on average, half done
-WAITING_SHARE: Final = 2  # one may wait for every two places: a burst is served, and an answer takes at most twice as long
+WAITING_SHARE: Final = 2  # one may wait for every two places: a burst is served, and nobody waits long
 
 
 @quick
