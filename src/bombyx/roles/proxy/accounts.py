@@ -130,11 +130,12 @@ class Accounts:
         self.book.settle(reservation.channel, reservation.request_id, charge, now=self._clock.now())
         self._scribe.put(PAYEE, self.book.take_rows())
 
-    async def settled(self, reservation: Reservation, charge: Amount) -> Amount:
-        """Charge, durably, and give the channel's new total. `LeaseLost`: another replica keeps the channel now."""
+    async def settled(self, reservation: Reservation, charge: Amount, *, while_: Callable[[], bool]) -> Amount:
+        """Charge, durably, and give the channel's new total. A store that does not answer is waited for `while_` that
+        is true. `LeaseLost`: another replica keeps the channel now."""
         self.book.settle(reservation.channel, reservation.request_id, charge, now=self._clock.now())
         total = self.book.channel(reservation.channel).charged
-        await self._scribe.write(PAYEE, self.book.take_rows())
+        await self._scribe.insist(PAYEE, self.book.take_rows(), while_=while_)
         return total
 
     def release(self, reservation: Reservation) -> None:

@@ -154,6 +154,7 @@ class Dispatcher:
             waits = worker.load.full
             stream = self._open(job, chosen, wrap)
         except (LocalError, PeerError, Unavailable) as error:
+            self._wallet.release(account.channel, job.meta.request_id)  # nothing left, so nobody can be owed it
             attempt["result"] = error.code
             self._metrics.attempts.labels("not sent").inc()
             return error
@@ -256,13 +257,23 @@ class Dispatcher:
         self._outcomes.judge(chosen, stream, failure, self._clock.monotonic() - first, load)
         try:
             settlement = await self._settler.settle(
-                job.reservation, job.meta.commission_bps, chosen.seat.account.channel, stream.trail, kept=stream.kept
+                job.reservation,
+                job.meta.commission_bps,
+                chosen.seat.account.channel,
+                stream.trail,
+                kept=stream.kept,
+                while_=functools.partial(self._awaited, job),
             )
         except BombyxError:
             job.exchange.abort()  # nothing is said to be booked that may not be
             raise
         self._say_end(job, stream, failure, settlement)
         self._outcomes.describe(job, chosen, stream, view, failure, settlement)
+
+    def _awaited(self, job: Job) -> bool:
+        """Whether the client is there and may still wait: its answer's end, which says what is booked, can be had
+        later (PAY-17)."""
+        return not job.exchange.disconnected and self._clock.now() < job.meta.deadline
 
     def _say_end(self, job: Job, stream: Stream, failure: BombyxError | None, settlement: Settlement) -> None:
         """END says what was booked. After a failure a HINT says why; the missing final frame is what proves it."""

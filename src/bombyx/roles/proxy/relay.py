@@ -230,11 +230,12 @@ class Stream:
 
     def _release(self, until: int, durable: asyncio.Future[None]) -> None:
         """The first `until` receipts are durable, unless the store failed: then they leave at the end."""
+        lost = durable.cancelled() or durable.exception() is not None
         count = until - self._released
         if self.ended.done() or count <= 0:
             return
         self._held_at = self.trail.frames
-        if not durable.cancelled() and durable.exception() is None:
+        if not lost:
             self._out += self._held[:count]
             del self._held[:count]
             self._released = until

@@ -6,22 +6,24 @@ not: so it waits for company.
 
 Always: `write` returns only when its rows are durable; rows reach the store in the order they were given; a store that
 fails makes every waiting write fail, and nothing that depended on it is acted on. Rows of a failed write are not lost:
-they describe what a book holds by now, so they go first with the next one. Rows under a lease that was lost are
-dropped, for their book is another process' now; whoever waits for them is told, and nobody else is (LEASE-3).
+they describe what a book holds by now, so they go first with the next one; `insist` waits for that. Rows under a
+lease that was lost are dropped, for their book is another process' now; whoever waits for them is told, and nobody else
+is (LEASE-3).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 from bombyx.errors import BombyxError, LeaseLost, Unavailable
-from bombyx.ports import Store, Write
+from bombyx.ports import Lease, Store, Write
 from bombyx.roles.proxy.holdings import Holdings
 
 MAX_BATCH: Final = 4_096  # rows of one commit
+AGAIN: Final = 0.25  # seconds after which a store that failed is asked again
 LINGER: Final = 0.02  # seconds that rows nobody is in a hurry for may wait for company: a crash may lose them, as ever
 
 Row = tuple[bytes, bytes | None]
@@ -73,11 +75,34 @@ class Scribe:
             self._start()
         return done
 
+    async def insist(self, table: str, rows: Iterable[Row], *, while_: Callable[[], bool]) -> None:
+        """As `write`; a store that does not answer is asked again `while_` that is true. Then it raises, and what
+        failed goes with the next batch all the same."""
+        rows = tuple(rows)
+        leases, again = self._leases(table, rows), False
+        done = self.write(table, rows)
+        while True:
+            try:
+                await done
+                break
+            except LeaseLost:
+                raise
+            except Unavailable:
+                if not while_():
+                    raise
+            again = True
+            await asyncio.sleep(AGAIN)
+            done = self.write("")
+        if again and leases != self._leases(table, rows):  # dropped, or seen by its successor: we cannot tell
+            raise LeaseLost("another replica has taken the channel over meanwhile", rule="LEASE-3")
+
     async def flush(self) -> None:
         """Return once all rows given before are durable."""
         await self.write("")
 
     async def close(self) -> None:
+        if self._owed:
+            self.put("", ())  # once more: what a failed write left has no other occasion
         while self._waiting or self._flusher is not None:
             self._start()
             if self._flusher is not None:
@@ -88,6 +113,9 @@ class Scribe:
             return [_write(Write, (table, key, value, None)) for key, value in rows]
         fence = self._holdings.fence
         return [Write(table=table, key=key, value=value, lease=fence(table, key)) for key, value in rows]
+
+    def _leases(self, table: str, rows: Iterable[Row]) -> list[Lease | None]:
+        return [self._holdings.fence(table, key) for key, _ in rows] if self._shared else []
 
     def _entry(self) -> _Entry:
         """Where the next rows go: with those before them, unless some of them may lose their lease, and others not."""

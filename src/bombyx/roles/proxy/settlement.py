@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
+from collections.abc import Callable
 from typing import Final
 
 from bombyx.errors import MalformedMessage, PaymentError
@@ -54,15 +55,23 @@ class Settler:
         self._scribe.put(RECEIPT, [(reservation.channel + reservation.request_id, None)])
 
     async def settle(
-        self, reservation: Reservation, bps: int, channel: PayerChannel, trail: ReceiptTrail, *, kept: bool
+        self,
+        reservation: Reservation,
+        bps: int,
+        channel: PayerChannel,
+        trail: ReceiptTrail,
+        *,
+        kept: bool,
+        while_: Callable[[], bool],
     ) -> Settlement:
-        """Book a request that delivered something; durable when this returns. `kept`: a receipt of it was kept."""
+        """Book a request that delivered something; durable when this returns. `kept`: a receipt of it was kept.
+        `while_`: how long a store that does not answer is waited for."""
         worker_charge = trail.charge
         charge = with_commission(worker_charge, bps)
         self._wallet.agree(channel, reservation.request_id, worker_charge, final=trail.final is not None)
         if kept:  # it is needed no longer
             self._scribe.put(RECEIPT, [(reservation.channel + reservation.request_id, None)])
-        total = await self._accounts.settled(reservation, charge)
+        total = await self._accounts.settled(reservation, charge, while_=while_)
         return Settlement(
             request_id=reservation.request_id,
             channel=reservation.channel,
