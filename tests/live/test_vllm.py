@@ -19,6 +19,7 @@ import pytest
 from bombyx.adapters.engine_dialect import CHAT, Dialect
 from bombyx.adapters.engine_openai import OpenAIEngine
 from bombyx.adapters.prefill_vllm import VllmPrefill
+from bombyx.compose.calibrate_engines import calibrate_engines
 from bombyx.ports import AuditAsk, EngineEnd, EngineRequest
 from bombyx.protocol.audit.calibration import DEFAULT
 from bombyx.protocol.audit.margin import needed
@@ -50,3 +51,10 @@ async def test_an_answer_of_vllm_passes_and_another_seed_fails() -> None:
     right = judge(rows, ids, sampler=sampler, seed=choice_seed(root, 0), calibration=DEFAULT)
     wrong = judge(rows, ids, sampler=sampler, seed=choice_seed(sha256(b"other"), 0), calibration=DEFAULT)
     assert (right.verdict, wrong.verdict) == (Grade.PASS, Grade.FAIL)
+
+
+async def test_honest_answers_of_vllm_make_a_calibration() -> None:
+    """JDG-6: `bombyx calibrate --engine` over it; nothing honest fails, and the margins bound something."""
+    found = await calibrate_engines([URL], model=MODEL, key="", answers=64, tokens=64, family="", told=lambda *_: None)
+    assert not any(verdict.failed for group in found.groups.values() for verdict in group)
+    assert found.calibration.m0_e6 < 100_000

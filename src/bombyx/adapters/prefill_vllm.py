@@ -39,9 +39,17 @@ TIMEOUT: Final = 300.0  # seconds of one pass
 class VllmPrefill:
     """A `Prefill` behind `base_url`, e.g. "http://127.0.0.1:8000". `model` is the name vLLM serves it by."""
 
-    def __init__(self, base_url: str, *, model: str, api_key: str | None = None, timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        model: str,
+        api_key: str | None = None,
+        timeout: float = TIMEOUT,
+        unsafe_allow_remote: bool = False,
+    ) -> None:
         self._base = URL(base_url)
-        if not is_loopback(self._base.host):
+        if not unsafe_allow_remote and not is_loopback(self._base.host):
             raise ConfigError("a prefill must be on loopback: its connection is not encrypted")
         self._model, self._timeout = model, timeout
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,16 +15,26 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bombyx.cli.output import print_json, print_rows
 from bombyx.compose.calibrate import Measured, calibrate_model
+from bombyx.compose.calibrate_engines import calibrate_engines
 from bombyx.protocol.audit.calibration import FAMILY, to_json
 
 QUICK_ANSWERS, QUICK_TOKENS = 12, 32
 
 
 def calibrate(
-    model: Annotated[Path | None, typer.Option(help="the GGUF file; default: the packaged model")] = None,
+    model: Annotated[
+        str, typer.Option(help="the GGUF file, default: the packaged model; with --engine its name there")
+    ] = "",
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(help="URL of a vLLM with the seeded sampler; again for each further machine of the same model"),
+    ] = None,
+    engine_key: Annotated[str, typer.Option(envvar="BOMBYX_ENGINE_KEY", help="bearer key the engines ask for")] = "",
     answers: Annotated[int, typer.Option(min=4, help="honest answers to measure")] = 400,
     tokens: Annotated[int, typer.Option(min=16, max=512, help="output tokens of each, at most")] = 64,
-    family: Annotated[str, typer.Option(help="the engine family this is true for")] = FAMILY,
+    family: Annotated[
+        str, typer.Option(help=f"the engine family this is true for; default: {FAMILY}, or what the engine tells")
+    ] = "",
     quick: Annotated[bool, typer.Option("--quick", help="a dozen short answers: shows that it works, no more")] = False,
     out: Annotated[Path | None, typer.Option(help="write the calibration here")] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
@@ -34,33 +45,45 @@ def calibrate(
     honest answers fail, never a false one.
     """
     count, length = (QUICK_ANSWERS, QUICK_TOKENS) if quick else (answers, tokens)
-    found = _measured(model, count, length, family)
+
+    async def measured(told: Callable[[int, int], None]) -> Measured:
+        if engine:
+            return await calibrate_engines(
+                engine, model=model, key=engine_key, answers=count, tokens=length, family=family, told=told
+            )
+        file = Path(model) if model else None
+        return await calibrate_model(file, answers=count, tokens=length, family=family or FAMILY, told=told)
+
+    found = _shown(measured, count)
     if out is not None:
         out.write_text(to_json(found.calibration), encoding="utf-8")
     _print(found, as_json=json)
 
 
-def _measured(model: Path | None, answers: int, tokens: int, family: str) -> Measured:
+def _shown(measured: Callable[[Callable[[int, int], None]], Coroutine[Any, Any, Measured]], count: int) -> Measured:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("honest answers", total=answers)
+        task = bar.add_task("honest answers", total=count)
 
         def told(done: int, _: int) -> None:
             bar.update(task, completed=done)
 
-        return asyncio.run(calibrate_model(model, answers=answers, tokens=tokens, family=family, told=told))
+        return asyncio.run(measured(told))
 
 
 def _print(found: Measured, *, as_json: bool) -> None:
     made = found.calibration
     numbers = {name: getattr(made, name) for name in type(made).__dataclass_fields__}
     if as_json:
-        print_json({"weights": found.weights.hex(), "calibration": numbers, "configurations": found.rows()})
+        print_json(
+            {"weights": found.weights and found.weights.hex(), "calibration": numbers, "configurations": found.rows()}
+        )
         return
     rows = found.rows()
     print_rows([tuple(rows[0]), *(tuple(str(value) for value in row.values()) for row in rows)])
-    typer.echo(f"\nweights {found.weights.hex()}")
+    weights = "those of the engines: not hashed here" if found.weights is None else found.weights.hex()
+    typer.echo(f"\nfamily {made.family}\nweights {weights}")
     typer.echo(f"m0 {made.m0_e6 / 1e6:g}: twice the worst configuration's mean margin")
     typer.echo(
         f"p0 {made.p0_e6 / 1e6:g}: at most so many honest answers fail (95 %), from {made.responses} answers, "

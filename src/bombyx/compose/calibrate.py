@@ -29,7 +29,7 @@ CONFIGURATIONS: Final = ((1, 1, 1), (1, 4, 4), (2, 4, 3), (1, 8, 8))
 class Measured:
     """What a run found."""
 
-    weights: Digest
+    weights: Digest | None  # None: those of engines elsewhere, which nobody hashed here
     calibration: Calibration
     groups: dict[str, list[ResponseVerdict]]
 

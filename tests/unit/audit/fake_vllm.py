@@ -31,8 +31,7 @@ class FakeVllm:
 
     async def __aenter__(self) -> FakeVllm:
         app = web.Application(client_max_size=1 << 24)
-        app.router.add_post("/v1/completions", self._completions)
-        app.router.add_post("/tokenize", self._tokenize)
+        self.routes(app)
         self._runner = web.AppRunner(app)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -40,6 +39,10 @@ class FakeVllm:
         assert self._runner.addresses
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
         return self
+
+    def routes(self, app: web.Application) -> None:
+        app.router.add_post("/v1/completions", self._completions)
+        app.router.add_post("/tokenize", self._tokenize)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

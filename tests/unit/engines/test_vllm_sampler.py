@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.engines.vllm_batch import Batch, Tensor
 
 from bombyx.adapters.engine_answer import Answer
 from bombyx.adapters.engine_dialect import CHAT, Dialect, plan_request
@@ -28,40 +29,6 @@ SAMPLER = SamplerBlock(
     max_output=0, seed_source=SeedSource.JOINT, stop=(),
 )  # fmt: skip
 VOCABULARY = 300
-
-
-class Tensor:
-    """The four things of torch.Tensor that are used."""
-
-    def __init__(self, data: Any) -> None:
-        self.data = data
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.data.shape)
-
-    def __getitem__(self, key: Any) -> Tensor:
-        return Tensor(self.data[key])
-
-    def __setitem__(self, key: Any, value: float) -> None:
-        self.data[key] = value
-
-    def topk(self, count: int) -> tuple[Tensor, Tensor]:
-        order = np.argsort(-self.data, axis=-1)[..., :count]
-        return Tensor(np.take_along_axis(self.data, order, -1)), Tensor(order)
-
-    def tolist(self) -> Any:
-        return self.data.tolist()
-
-
-@dataclass
-class Batch:
-    """vLLM's BatchUpdate."""
-
-    batch_size: int = 0
-    removed: list[int] = field(default_factory=list)
-    added: list[Any] = field(default_factory=list)
-    moved: list[Any] = field(default_factory=list)
 
 
 def params(**extra: Any) -> Any:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures what honest answers of a model look like: asks engines that run it, re-runs what they say (spec JDG-6).
 
-Every engine given is honest by construction: ours, on this machine, with the weights in hand. They differ in threads,
-slots and how many answers run at once, which is what moves logits. Prefill against decode is in every answer.
+Every engine given is honest by construction: our own, with the weights in hand. They differ in threads, slots, machines
+and how many answers run at once, which is what moves logits. Prefill against decode is in every answer.
 
 Not here: engines and weights (`compose`), the bound itself (`protocol/audit/calibration.py`).
 Always: an answer that cannot be re-run ends the measurement; leaving it out would make the rest look better.
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bombyx.errors import ConfigError, EngineUnavailable
-from bombyx.ports import AuditAsk, Engine, EngineChunk, EngineEnd, EngineRequest, EngineUsage, Prefill
+from bombyx.ports import AuditAsk, Engine, EngineChunk, EngineEnd, EngineHead, EngineRequest, EngineUsage, Prefill
 from bombyx.protocol.audit.asked import CHAT, COMPLETIONS
 from bombyx.protocol.audit.margin import needed
 from bombyx.protocol.audit.seed import choice_seed
@@ -26,6 +26,7 @@ from bombyx.protocol.audit.verdict import ResponseVerdict, judge, scored_ids
 from bombyx.protocol.primitives import Digest, tagged_hash
 from bombyx.protocol.wire.audit import Calibration
 
+RULE: Final = "JDG-6"
 DEADLINE: Final = 600.0  # seconds of one answer on a busy machine
 GREEDY_EVERY: Final = 8  # one answer of so many is asked for at temperature 0
 _SUBJECTS: Final = (
@@ -77,9 +78,9 @@ async def measure(
     async def one(number: int) -> ResponseVerdict:
         async with gate:
             root = tagged_hash("bombyx calibration v1", number.to_bytes(8))
-            path, body = _request(number, subject, tokens)
-            usage = await _answered(way.engine, path, body, root, tokens)
-            verdict = await _judged(subject, start, path, body, root, usage)
+            path, body = asking(number, subject, tokens)
+            usage = await answered(way.engine, path, body, root, tokens)
+            verdict = await judged(subject, start, path, body, root, usage)
         told()
         return verdict
 
@@ -91,7 +92,8 @@ async def measure(
     return [task.result() for task in tasks]
 
 
-def _request(number: int, subject: Subject, tokens: int) -> tuple[str, bytes]:
+def asking(number: int, subject: Subject, tokens: int) -> tuple[str, bytes]:
+    """Path and body of one question."""
     body: dict[str, Any] = {"model": subject.name, "max_tokens": tokens}
     if number % GREEDY_EVERY == 0:
         body["temperature"] = 0
@@ -100,38 +102,48 @@ def _request(number: int, subject: Subject, tokens: int) -> tuple[str, bytes]:
     return COMPLETIONS, json.dumps(body | {"prompt": question(number)}).encode()
 
 
-async def _answered(engine: Engine, path: str, body: bytes, root: Digest, tokens: int) -> EngineUsage:
+async def answered(engine: Engine, path: str, body: bytes, root: Digest, tokens: int) -> EngineUsage:
+    """One answer, drawn by `root`. Raises `ConfigError` for an engine whose answers cannot be re-run."""
     request = EngineRequest(
         path=path, body=body, stream=False, cache_salt=root, max_output=tokens, deadline_seconds=DEADLINE,
         audit=AuditAsk(root=root),
     )  # fmt: skip
-    refusal = b""
+    status, said = 200, b""
     async with contextlib.aclosing(_typed(engine, request)) as events:
         async for event in events:
-            if isinstance(event, EngineChunk):
-                refusal = event.data[:200]
+            if isinstance(event, EngineHead):
+                status = event.status
+            elif isinstance(event, EngineChunk):
+                said = event.data[:200]
             elif isinstance(event, EngineEnd):
-                usage = event.usage
-                if usage.audit is None or not usage.ids:
-                    why = usage.audit_why or refusal.decode(errors="replace")
-                    raise ConfigError(f"this engine's answers cannot be re-run: {why}", rule="JDG-6")
-                return usage
+                if event.usage.audit is not None and event.usage.ids:
+                    return event.usage
+                raise ConfigError(
+                    f"this engine's answers cannot be re-run: {_why(event.usage, status, said)}", rule=RULE
+                )
     raise EngineUnavailable("an answer without an end")
+
+
+def _why(usage: EngineUsage, status: int, said: bytes) -> str:
+    if status != 200:
+        return f"it refuses the request (status {status}): {said.decode(errors='replace')}"
+    return usage.audit_why or usage.note or "it does not tell the ids of prompt and answer"
 
 
 def _typed(engine: Engine, request: EngineRequest) -> Any:
     return engine.run(request)  # an asynchronous generator, whatever the port calls it
 
 
-async def _judged(
+async def judged(
     subject: Subject, start: Calibration, path: str, body: bytes, root: Digest, usage: EngineUsage
 ) -> ResponseVerdict:
+    """One answer, re-run."""
     audit, ids = usage.audit, usage.ids
     assert audit is not None
     assert ids
     prompt = await subject.prefill.render(path, body)
     if prompt != audit.prompt_ids:
-        raise ConfigError("engine and prefill make different prompts of one request: other templates?", rule="JDG-6")
+        raise ConfigError("engine and prefill make different prompts of one request: other templates?", rule=RULE)
     scored = scored_ids(ids[0], finish=usage.finish[0], ends=subject.ends, stopped_by_text=False)
     rows = await subject.prefill.score(prompt, scored, top=needed(audit.sampler, start, len(scored)))
     return judge(rows, scored, sampler=audit.sampler, seed=choice_seed(root, 0), calibration=start)
