@@ -34,6 +34,7 @@ exports: (
     bonds.slasher,
     bonds.credits,
     bonds.strikes,
+    bonds.blunders,
     bonds.collect,
     cases.caseCount,
     votes.commitVerdict,
@@ -188,10 +189,10 @@ def revealPlant(id: uint256, verdict: uint8, salt: bytes32):
         raw_revert(method_id("OutsidePhase()"))
     cases.rows[id].plant = empty(bytes32)
     log cases.PlantRevealed(id=id, verdict=verdict)
-    wrong: uint8 = cases.GUILTY + cases.INNOCENT - verdict
     for juror: address in votes.jury[id][row.round]:
-        if votes.verdicts[id][row.round][juror] == wrong:
-            bonds._strike(juror)
+        said: uint8 = votes.verdicts[id][row.round][juror]
+        if said == cases.GUILTY or said == cases.INNOCENT:
+            bonds._tell(juror, said == verdict)
     if verdict == cases.GUILTY:
         if row.state == cases.QUEUED:
             extcall bonds.slasher.cancelSlashingRequest(row.sentence)

@@ -19,7 +19,8 @@ uses: votes
 token: public(immutable(address))
 slasher: public(immutable(ISlasher))
 credits: public(HashMap[address, uint256])
-strikes: public(HashMap[address, uint256])  # of jurors: verdicts missed, or given against planted samples
+strikes: public(HashMap[address, uint256])  # of jurors: verdicts missed; a right one takes one away
+blunders: public(HashMap[address, uint256])  # verdicts against planted samples; a right one about a sample takes one away
 
 
 @deploy
@@ -71,6 +72,19 @@ def _pay_jury(id: uint256, index: uint8, final: uint8) -> uint256:
             if self.strikes[juror] > 0:
                 self.strikes[juror] -= 1
     return fees
+
+
+@internal
+def _tell(juror: address, right: bool):
+    """@dev What a juror said of a sample. Apart from other strikes: where most accused are guilty, who always says so
+        would be right often enough to be forgiven everything."""
+    if not right:
+        self.blunders[juror] += 1
+        if self.blunders[juror] >= cases.PARAMETERS.patience:
+            self.blunders[juror] = 0
+            extcall slasher.dismiss(juror)
+    elif self.blunders[juror] > 0:
+        self.blunders[juror] -= 1
 
 
 @internal

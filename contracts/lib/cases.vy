@@ -32,7 +32,7 @@ struct Parameters:
     appealSeconds: uint256
     bond: uint256
     jurorFee: uint256
-    patience: uint256  # verdicts missed, or given against planted samples, before a juror is dismissed
+    patience: uint256  # verdicts missed, or as many given against planted samples, before a juror is dismissed
 
 struct Case:
     state: uint8

@@ -546,7 +546,7 @@ def test_a_planted_sample_finds_the_lazy_juror(court: Court) -> None:
     court.service.revealPlant(case, GUILTY, bytes(SALT), sender=str(ACCUSER.address))
     assert court.ending(case) is Ending.PLANTED
     assert court.shares(accomplice) == STAKE
-    assert [court.service.strikes(str(who.address)) for who in (one, two, lazy)] == [0, 0, 1]
+    assert [court.service.blunders(str(who.address)) for who in (one, two, lazy)] == [0, 0, 1]
     with court.bench.refused("TooEarly"):
         court.execute(case)
     assert court.service.credits(str(ACCUSER.address)) == court.terms.bond - 2 * court.terms.juror_fee

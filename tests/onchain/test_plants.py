@@ -8,7 +8,19 @@ from collections.abc import Iterator
 
 import pytest
 from tests.onchain.conftest import Bench
-from tests.onchain.court import CHEAT, GUILTY, INNOCENT, SALT, STAKE, VALIDATOR, VALIDATORS, WORKER, Court
+from tests.onchain.court import (
+    CHEAT,
+    COMMITTEE,
+    GUILTY,
+    HONEST,
+    INNOCENT,
+    SALT,
+    STAKE,
+    VALIDATOR,
+    VALIDATORS,
+    WORKER,
+    Court,
+)
 from tests.onchain.jury_duty import STAKE as DUTY_STAKE
 from tests.onchain.jury_duty import on_duty
 from tests.unit.validator.world import TinyModel, TinyWorker
@@ -42,12 +54,43 @@ def test_a_juror_who_always_convicts_is_dismissed_by_samples_of_innocence(court:
         case = court.open(PLANTER, plant=court.plant(PLANTER, INNOCENT))
         court.vote(case, *[GUILTY if juror == lazy else INNOCENT for juror in court.draw(case)])
         court.service.revealPlant(case, INNOCENT, bytes(SALT), sender=str(PLANTER.address))
-        assert court.service.strikes(str(lazy.address)) == strikes
+        assert court.service.blunders(str(lazy.address)) == strikes
         court.pass_time(court.terms.appeal)
         court.execute(case)
     assert not court.registry.inSet(str(lazy.address), VALIDATOR)
     assert court.shares(lazy) == STAKE
     assert court.shares(CHEAT) == STAKE
+
+
+def test_attack_always_saying_what_most_accusations_are(court: Court) -> None:
+    """VAL-10: however often it is right about the guilty, a juror who convicts unseen is not forgiven its samples."""
+    lazy = VALIDATORS[1]
+    for strikes in (1, 2, 0):
+        sample = court.open(PLANTER, HONEST, plant=court.plant(PLANTER, INNOCENT))
+        court.vote(sample, *[GUILTY if juror == lazy else INNOCENT for juror in court.draw(sample)])
+        court.service.revealPlant(sample, INNOCENT, bytes(SALT), sender=str(PLANTER.address))
+        assert court.service.blunders(str(lazy.address)) == strikes
+        for _ in range(2 if strikes else 0):
+            real = court.judged(PLANTER, GUILTY)
+            assert lazy in court.jury(real)
+            court.pass_time(court.terms.appeal)
+            court.execute(real)
+            court.slasher.cancelSlashingRequest(court.row(real)[18], sender=str(COMMITTEE.address))
+            court.pass_time(court.terms.veto)
+            court.execute(real)  # vetoed, so that there is somebody to accuse again; the jury was right all the same
+            assert court.service.credits(str(lazy.address)) > 0
+    assert not court.registry.inSet(str(lazy.address), VALIDATOR)
+
+
+def test_a_mistake_about_a_sample_is_made_good_by_the_next(court: Court) -> None:
+    """VAL-10: a juror who looks is not dismissed for three mistakes in a life."""
+    clumsy = VALIDATORS[1]
+    for said, blunders in ((GUILTY, 1), (INNOCENT, 0), (GUILTY, 1), (INNOCENT, 0), (GUILTY, 1), (INNOCENT, 0)):
+        case = court.open(PLANTER, plant=court.plant(PLANTER, INNOCENT))
+        court.vote(case, *[said if juror == clumsy else INNOCENT for juror in court.draw(case)])
+        court.service.revealPlant(case, INNOCENT, bytes(SALT), sender=str(PLANTER.address))
+        assert court.service.blunders(str(clumsy.address)) == blunders
+    assert court.registry.inSet(str(clumsy.address), VALIDATOR)
 
 
 def test_a_sample_of_guilt_may_be_shown_as_long_as_the_slash_waits(court: Court) -> None:
