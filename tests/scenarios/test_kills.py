@@ -153,8 +153,15 @@ async def test_a_worker_killed_in_the_middle_of_a_stream_is_an_error_in_the_appl
     assert cut["paid"] <= cut.get("charge", 0) * 2
 
 
-async def test_a_worker_killed_before_the_first_frame_is_replaced_by_the_next_candidate(net: Processes) -> None:
-    """MKT-5: the application never notices; one final receipt, one charge."""
+@pytest.mark.parametrize("alone", [0, 10_000])
+async def test_a_worker_killed_before_the_first_frame_is_replaced_by_the_next_candidate(
+    net: Processes, alone: int
+) -> None:
+    """MKT-5, MKT-14: the application never notices; one final receipt, one charge; asked alone or in company."""
+    net.environment["BOMBYX_CLIENT_SINGLE_SHARE_BPS"] = str(alone)
+    await net.kill("client", signal.SIGTERM)
+    await net.start_client()
+    await ask(net)
     reading = Reading()
     task = asyncio.create_task(read(net, reading, LONG_PROMPT, 8))
     operator = await _first_busy(net)

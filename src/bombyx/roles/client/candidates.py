@@ -6,7 +6,8 @@ The proxy supplies the list, so it could steer by hiding workers. Hence, within 
 once convinced keeps its place in the ranking, and when the proxy then hides or spoils it, its place stays empty. A
 proxy must hide all k to have another drawn, and the tally shows it.
 
-Always: one draw per request, reused by its retry; no candidate without an `AttestationResult` of our own.
+Always: one draw per request, reused by its retry (what went out to the first alone goes on to the others of the same
+draw); no candidate without an `AttestationResult` of our own.
 """
 
 from __future__ import annotations
@@ -117,6 +118,18 @@ class Candidates:
         if not chosen:
             raise _nobody(model, reasons)
         return chosen
+
+    async def others(self, view: View, model: Model, alone: Address) -> tuple[Candidate, ...]:
+        """The rest of the draw of a request that went out to `alone` first, and came back; may be nobody (MKT-14)."""
+        offers, pool, k = view.offers(model.digest), self._pool(view, model), self._settings.k
+        ranking = self._ranking(pool, offers)
+        await self._appraise_ahead(ranking[:k], offers, view)
+        chosen, absent, _ = await self._walk(ranking, offers, view, model, pool, k)
+        if len(absent) >= k:  # whoever was found then stands further down: not of this draw
+            chosen = ()
+        rest = tuple(candidate for candidate in chosen if candidate.operator != alone)[: k - 1]
+        self._tally.drew([c.operator for c in rest], [who for who in absent if who != alone])
+        return rest
 
     async def preview(self, view: View, model: Model) -> tuple[Candidate, ...]:
         """Whom a request sent now would go to, at the most: for a price. Nothing is counted as drawn."""

@@ -7,7 +7,7 @@ come in.
 
 Always: a request is sent again only with the same id and only where nobody can have been paid for it: to another
 proxy while nothing was sent; once to the same workers after an `ohttp-key` problem; once after a proxy that forgot
-our session; once to the replica that a proxy says keeps our channel.
+our session; once to the replica that a proxy says keeps our channel; once to the rest of its draw.
 """
 
 from __future__ import annotations
@@ -345,6 +345,9 @@ class Client:
         try:
             async with asyncio.timeout(self.settings.deadline_seconds + GRACE_SECONDS):
                 sent = await self._send(asked, body, journey)
+            if sent.instead is not None:
+                self._deliver(sent).stop_reading()
+                raise sent.instead
             return await self._answered(sent, journey.request_id)
         except TimeoutError:
             late = DeadlineExceeded(f"no answer after {self.settings.deadline_seconds:.0f} s", rule="CLI-7")
@@ -384,14 +387,17 @@ class Client:
         self._replicas.served(line)
         return sent
 
-    async def _answered(self, sent: Sent, request_id: RequestId) -> ClientResponse:
+    def _deliver(self, sent: Sent) -> Delivery:
         assert self._desk is not None
-        delivery = Delivery(
-            self._desk, sent.terms, sent.response, sent.payment, seconds=self.settings.deadline_seconds + GRACE_SECONDS
-        )
+        left = (sent.terms.sealed.meta.deadline - self._clock.now()) / 1_000
+        delivery = Delivery(self._desk, sent.terms, sent.response, sent.payment, seconds=max(0.0, left + GRACE_SECONDS))
         self._running.add(delivery.task)
         delivery.task.add_done_callback(self._running.discard)
         delivery.task.add_done_callback(lambda _: self._note(delivery))
+        return delivery
+
+    async def _answered(self, sent: Sent, request_id: RequestId) -> ClientResponse:
+        delivery = self._deliver(sent)
         try:
             head = await delivery.head()
             if not delivery.answer.streamed:

@@ -10,16 +10,13 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
-
-import orjson
 
 from bombyx.errors import (
     BombyxError,
-    HeldElsewhere,
     KeyConfigError,
-    Peer,
+    NoWorkers,
     Unavailable,
     Unreachable,
     UntrustedProxyError,
@@ -28,43 +25,45 @@ from bombyx.ports import ProxyResponse
 from bombyx.protocol.audit.structure import Sent as SentRequest
 from bombyx.protocol.pay.payee import NO_SESSION
 from bombyx.protocol.pay.price import cap_for, units
-from bombyx.protocol.primitives import Address, RequestId
+from bombyx.protocol.primitives import Address, Instant, RequestId
 from bombyx.protocol.seal import Randomness, Request, SealedRequest, encode_request, pad_request, seal_request
 from bombyx.protocol.seal.fields import CACHE_SALT_FIELD, CLAIMANT_FIELD, NONCE_FIELD
 from bombyx.protocol.wire.receipt import receipt_domain
 from bombyx.protocol.wire.request import Meta, Payment
-from bombyx.roles.client.answer import Terms, read_hint
+from bombyx.roles.client.answer import Terms
 from bombyx.roles.client.asked import Asked, cache_salt
 from bombyx.roles.client.candidates import Candidate
 from bombyx.roles.client.delivery import Desk
 from bombyx.roles.client.network import Model, Network, View
 from bombyx.roles.client.refunds import RefundKeys
+from bombyx.roles.client.refusal import json_object, refusal_of, wants_workers
 from bombyx.roles.client.settings import ClientSettings
 from bombyx.roles.client.tokens import TokenTables
 
 REQUEST_TYPE: Final = "application/vnd.bombyx.request"
 RESPONSE_TYPE: Final = "application/vnd.bombyx.response"
-OHTTP_KEY_TYPE: Final = "https://iana.org/assignments/http-problem-types#ohttp-key"
-MAX_PROBLEM: Final = 65_536  # bytes
 NO_DEPOSIT: Final = frozenset({"PAY-2", "PAY-4"})  # the payee finds no channel, or too little in it
-_PASSED_ON: Final = frozenset({400, 402, 404, 408, 409, 413, 429, 503, 504})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
-    """A request whose answer begins."""
+    """A request whose answer begins. `instead`: what the caller is told all the same, the answer being cover."""
 
     terms: Terms
     response: ProxyResponse = field(repr=False)
     payment: Payment = field(repr=False)
+    instead: BombyxError | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class Journey:
-    """One request of an application, over all its attempts: its id, and whether a byte of it may have left."""
+    """One request of an application, over all its attempts: its id, its end, and whether a byte of it may have left."""
 
     request_id: RequestId
     posted: bool = False
+    resent: bool = False  # the same bytes went out twice: the first may be running
+    tried: Address | None = None  # it went out to this worker alone, and none came of it
+    until: Instant | None = None  # its deadline, from the first sealing on
     ceiling: int | None = None  # base units; more than this is not authorised
     candidates: tuple[Address, ...] = ()  # instead of a draw of our own; empty: we draw
     nonce: bytes = b""  # our share of the answer's seed; empty: 32 random bytes
@@ -92,12 +91,51 @@ class Sender:
         self._salts = randomness.bytes(32)
 
     async def send(self, view: View, asked: Asked, body: bytes, journey: Journey) -> Sent:
-        """One draw; at most one more sealing after an `ohttp-key` problem, at most one more payment after PAY-11."""
+        """One draw. To one of it first where that is its lot, then, for want of that one, to the others (MKT-14)."""
         self._check_commission(view)
         model = await self._network.resolve(asked.model, view)
+        if journey.tried is not None:
+            return await self._to_the_others(view, model, asked, body, journey)
         candidates = await self._desk.candidates.choose(
             view, model, journey.request_id, only=journey.candidates or asked.only
         )
+        try:
+            return await self._to(view, model, candidates, asked, body, journey)
+        except (UntrustedProxyError, NoWorkers) as error:
+            alone = len(journey.candidates or candidates) == 1 and not asked.only
+            if not alone or journey.resent or not wants_workers(error):
+                raise
+            refusal = error
+        journey.tried = candidates[0].operator
+        try:
+            sent = await self._to_the_others(view, model, asked, body, journey)
+        except NoWorkers:
+            raise refusal from None
+        except BombyxError:
+            if journey.candidates:
+                raise refusal from None
+            raise
+        return replace(sent, instead=refusal) if journey.candidates else sent
+
+    async def _to_the_others(self, view: View, model: Model, asked: Asked, body: bytes, journey: Journey) -> Sent:
+        """Raises `NoWorkers` when there are none."""
+        assert journey.tried is not None
+        view = await self._network.view(view.line)
+        others = await self._desk.candidates.others(view, model, journey.tried)
+        if not others:
+            raise NoWorkers("nobody else was drawn", retry_after=1.0, rule="MKT-14")
+        return await self._to(view, model, others, asked, body, journey)
+
+    async def _to(
+        self,
+        view: View,
+        model: Model,
+        candidates: tuple[Candidate, ...],
+        asked: Asked,
+        body: bytes,
+        journey: Journey,
+    ) -> Sent:
+        """At most one more sealing after an `ohttp-key` problem, at most one more payment after PAY-11."""
         try:
             return await self._attempt(view, model, candidates, asked, body, journey)
         except KeyConfigError:
@@ -122,7 +160,8 @@ class Sender:
         self._check_commission(view)
         model = await self._network.resolve(asked.model, view)
         candidates = await self._desk.candidates.preview(view, model)
-        return _cap(self._meta(view, model, candidates, asked, RequestId.zero()), candidates)
+        until = self._desk.clock.now().plus(seconds=self._settings.deadline_seconds)
+        return _cap(self._meta(view, model, candidates, asked, RequestId.zero(), until), candidates)
 
     async def _again(self, candidates: tuple[Candidate, ...], view: View, model: Model) -> tuple[Candidate, ...]:
         """The same workers under their new keys; those that are gone are not replaced."""
@@ -160,12 +199,12 @@ class Sender:
                     raise
                 # It broke off before a byte came back, as a proxy that restarts does to kept connections. The same
                 # id and bytes may go to the same proxy again: if the first arrived, both proxy and worker refuse these.
-                resent = True
+                resent = journey.resent = True
                 continue
             if response.status == 200 and response.headers.get("content-type", "").startswith(RESPONSE_TYPE):
                 return Sent(terms=terms, response=response, payment=payment)
-            refusal, rule = await _refusal(response)
-            await self._unserved(view, journey.request_id, resent=resent)
+            refusal, rule = await refusal_of(response)
+            await self._unserved(view, journey)
             if rule == NO_SESSION and not regranted:
                 regranted = True
                 self._desk.wallet.drop_session(view.line.address)
@@ -174,10 +213,10 @@ class Sender:
             else:
                 raise refusal
 
-    async def _unserved(self, view: View, request_id: RequestId, *, resent: bool) -> None:
+    async def _unserved(self, view: View, journey: Journey) -> None:
         """Free the reservation; not if an earlier sending of the same request may be running after all."""
         wallet = self._desk.wallet
-        await (wallet.leave if resent else wallet.release)(view.line.address, request_id)
+        await (wallet.leave if journey.resent else wallet.release)(view.line.address, journey.request_id)
 
     async def _terms(
         self,
@@ -188,8 +227,9 @@ class Sender:
         body: bytes,
         journey: Journey,
     ) -> Terms:
-        now = self._desk.clock.now()
-        meta = self._meta(view, model, candidates, asked, journey.request_id)
+        until = journey.until or self._desk.clock.now().plus(seconds=self._settings.deadline_seconds)
+        journey.until = until
+        meta = self._meta(view, model, candidates, asked, journey.request_id, until)
         what = SentRequest(
             path=asked.path,
             body=body,
@@ -202,7 +242,7 @@ class Sender:
             bhttp=pad_request(encode_request(self._inner(asked, what))),
             recipients=[candidate.key_config for candidate in candidates],
             randomness=self._randomness,
-            not_after=now.plus(seconds=self._settings.deadline_seconds),
+            not_after=until,
         )
         chain = self._desk.chain
         tokenizer = model.manifest.tokenizer
@@ -216,7 +256,13 @@ class Sender:
         )
 
     def _meta(
-        self, view: View, model: Model, candidates: tuple[Candidate, ...], asked: Asked, request_id: RequestId
+        self,
+        view: View,
+        model: Model,
+        candidates: tuple[Candidate, ...],
+        asked: Asked,
+        request_id: RequestId,
+        until: Instant,
     ) -> Meta:
         # One pair of caps for all candidates: a multiple of every grain, so that no worker's rounding passes it.
         grain = math.lcm(*(candidate.sheet.grain for candidate in candidates))
@@ -231,7 +277,7 @@ class Sender:
             commission_bps=view.commission_bps,
             max_input=units(asked.max_input(context), grain),
             max_output=units(asked.max_output(context), grain),
-            deadline=self._desk.clock.now().plus(seconds=settings.deadline_seconds),
+            deadline=until,
             candidates=tuple(candidate.id for candidate in candidates),
             shape=settings.shape,
             frame_size=settings.frame,
@@ -257,7 +303,7 @@ class Sender:
             status, data = await view.line.transport.get(f"/v1/channel/{channel.hex()}")
         except BombyxError:
             return
-        told = _object(data) if status == 200 else {}
+        told = json_object(data) if status == 200 else {}
         charged, reserved = told.get("charged"), told.get("reserved")
         if isinstance(charged, int) and isinstance(reserved, int):
             await self._desk.wallet.conclude(view.line.address, charged=charged, reserved=reserved)
@@ -294,49 +340,3 @@ def _cap(meta: Meta, candidates: Iterable[Candidate]) -> int:
     return max(
         int(cap_for(c.sheet, meta.model, meta.max_input, meta.max_output, meta.commission_bps)) for c in candidates
     )
-
-
-async def _refusal(response: ProxyResponse) -> tuple[BombyxError, str | None]:
-    """What a proxy answered instead of an answer, as an error of the right kind, and the rule it names."""
-    data = bytearray()
-    try:
-        async for piece in response.body():
-            data += piece
-            if len(data) > MAX_PROBLEM:
-                break
-    except BombyxError:
-        pass  # the status alone must do
-    finally:
-        await response.aclose()
-    problem = _object(bytes(data))
-    if problem.get("type") == OHTTP_KEY_TYPE:
-        return KeyConfigError("the proxy says a worker no longer holds our key", peer=Peer.PROXY, rule="SEAL-10"), None
-    code, replica = read_hint(bytes(data)), problem.get("replica")
-    if code == HeldElsewhere.code and isinstance(replica, str):
-        pause = _seconds(response.headers.get("retry-after"))
-        return HeldElsewhere("another replica of the proxy keeps our channel", holder=replica, retry_after=pause), None
-    status = response.status if response.status in _PASSED_ON else 502
-    rule = problem.get("rule")
-    named = rule if isinstance(rule, str) and len(rule) <= 16 and rule.isascii() else None
-    error = UntrustedProxyError(
-        f"the proxy refused with status {response.status} and says {code!r}",
-        status=status,
-        hint=code,
-        rule=None,
-        retry_after=_seconds(response.headers.get("retry-after")),
-    )
-    return error, named
-
-
-def _object(data: bytes) -> dict[str, object]:
-    try:
-        value = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _seconds(text: str | None) -> float | None:
-    if text is None or not text.isascii() or not text.isdigit() or len(text) > 6:
-        return None
-    return float(text)
