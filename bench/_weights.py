@@ -5,8 +5,8 @@
 
 Kinds: q8_0, q5_0, q4_0; q4_0_half (every second layer only); q3, q2 (3 and 2 bits a weight, stored in 4-bit blocks);
 prune3, prune10 (so many of the layers left out); gemma (another model altogether, from PyPI). All but the last start
-from the packaged 4-bit file, so the loss is double;
-swaps of a 16-bit model are milder. Needs the package `gguf` (PyPI), in an environment of the benchmark's own.
+from the packaged 4-bit file, so the loss is double; swaps of a 16-bit model are milder. Needs the package `gguf`
+(PyPI), in an environment of the benchmark's own.
 """
 
 from __future__ import annotations
