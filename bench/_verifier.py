@@ -156,7 +156,9 @@ def tampered(model: LlamaModel, honest: Sequence[dict[str, Any]]) -> dict[str, l
         newline = model.tokenise("\n", specials=False)
         add("padded: 32 newlines", number, body + [newline[0]] * 32)
         add("answer to another question", number, honest[(place + 1) % len(honest)]["out"])
-        add("count inflated: words split", number, split_words(model, body))
+        longer = split_words(model, body)
+        if longer != body:  # an answer without a word has nothing to split
+            add("count inflated: words split", number, longer)
     return made
 
 

@@ -66,8 +66,8 @@ MEANING: Final = {
     "adv.system": "another system prompt",
 }
 # Every change to 4 bits or fewer, a wrong seed, greedy: what the goals speak of.
-GROSS: Final = ("adv.q4_0_half", "adv.q4_0", "adv.q3", "adv.q2", "adv.prune3", "adv.prune10", "adv.gemma", "adv.kv4",
-                "adv.ownseed", "adv.greedy")  # fmt: skip
+GROSS: Final = ("adv.q4_0_half", "adv.q4_0", "adv.q3", "adv.q2", "adv.prune3", "adv.prune10", "adv.kv4", "adv.ownseed",
+                "adv.greedy")  # fmt: skip
 FOUR_BIT: Final = ("adv.q4_0_half", "adv.q4_0", "adv.q3", "adv.q2")
 QUICK: Final = ("adv.q4_0", "adv.ownseed", "adv.kv4")
 TOKENS: Final = (64, 128, 256, 512)
@@ -149,7 +149,7 @@ def cheat_rows(cheats: Sequence[Judged], fair: Sequence[Judged]) -> list[dict[st
         row |= {f"power@{n}": round(power(worst.clipped(), one.clipped(), n), 4) for n in TOKENS}
         row["slash median"], row["slash p95"] = _whole(median), _whole(late)
         row["no seeds@256"] = round(power(loudest.surprise(), one.surprise(), 256), 3)
-        row["TOPLOC fails"] = round(toploc_fails(one.chunks()), 3)
+        row["TOPLOC fails"] = round(toploc_fails(one.chunks()), 3) if len(one.chunks()) else ""
         rows.append(row)
         del never
     return rows

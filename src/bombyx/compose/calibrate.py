@@ -20,7 +20,7 @@ from bombyx.protocol.primitives import Digest
 from bombyx.protocol.wire.audit import Calibration
 from bombyx.roles.validator.calibrating import Subject, Way, measure, shares
 
-CONTEXT: Final = 1_024  # tokens; questions and answers are short
+CONTEXT: Final = 2_048  # tokens; canaries and their answers are short
 # (threads, slots, answers at once): what differs between honest machines and moments.
 CONFIGURATIONS: Final = ((1, 1, 1), (1, 4, 4), (2, 4, 3), (1, 8, 8))
 

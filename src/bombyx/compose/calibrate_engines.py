@@ -32,7 +32,7 @@ from bombyx.protocol.audit.calibration import DEFAULT, calibrate, checked, group
 from bombyx.protocol.audit.verdict import ResponseVerdict
 from bombyx.protocol.primitives import sha256
 from bombyx.protocol.wire.audit import Calibration
-from bombyx.roles.validator.calibrating import Subject, Way, answered, asking, judged, measure, shares
+from bombyx.roles.validator.calibrating import Subject, Way, answered, judged, measure, shares, trial
 
 AT_ONCE: Final = (1, 8)  # answers asked for side by side: batches differ, and with them sums
 TRIAL_TOKENS: Final = 32
@@ -171,7 +171,7 @@ async def _family(machine: Machine, url: str, key: str) -> str:
 async def _chats(machine: Machine) -> bool:
     """Whether the model has a chat template; if not, completions are measured."""
     try:
-        await machine.prefill.render(CHAT, asking(1, machine.subject(chats=True), TRIAL_TOKENS)[1])
+        await machine.prefill.render(CHAT, trial(machine.subject(chats=True), TRIAL_TOKENS)[1])
     except BadRequest:
         return False
     return True
@@ -180,7 +180,7 @@ async def _chats(machine: Machine) -> bool:
 async def _try(machine: Machine, start: Calibration, *, chats: bool) -> None:
     """Two answers to one question under two seeds. Raises `ConfigError` that says what the engine lacks."""
     subject = machine.subject(chats=chats)
-    path, body = asking(1, subject, TRIAL_TOKENS)
+    path, body = trial(subject, TRIAL_TOKENS)
     roots = [sha256(b"trial", bytes([number])) for number in range(2)]
     made = [await answered(machine.engine, path, body, root, TRIAL_TOKENS) for root in roots]
     if made[0].ids == made[1].ids:

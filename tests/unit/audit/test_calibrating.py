@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from bombyx.adapters.prefill_llama import LlamaPrefill
 from bombyx.compose.calibrate import calibrate_model
 from bombyx.errors import ConfigError
 from bombyx.ports import EngineEnd, EngineEvent, EngineHead, EngineRequest, EngineUsage
+from bombyx.protocol.audit.asked import CHAT, COMPLETIONS
 from bombyx.protocol.audit.calibration import DEFAULT, from_json, to_json
 from bombyx.protocol.primitives import Digest
-from bombyx.roles.validator.calibrating import Subject, Way, measure, question, shares
+from bombyx.roles.validator.calibrating import Subject, Way, asking, measure, seed_of, shares
 
 
 class Mute:
@@ -71,7 +73,19 @@ def test_the_packaged_model_comes_with_its_calibration() -> None:
     assert FILE.is_file()
 
 
-def test_questions_do_not_repeat_early_and_configurations_share_them() -> None:
-    """JDG-6: a measurement over one question would measure that question."""
-    assert len({question(number) for number in range(276)}) == 276
+def test_what_is_measured_is_what_workers_are_judged_on() -> None:
+    """JDG-6: canaries, none twice, at all their temperatures; a model without a chat template is asked completions."""
+    prefill = LlamaPrefill(find_packaged_model(), context=64)
+    chats, plain = (Subject(name="m", prefill=prefill, ends=(2,), chats=has) for has in (True, False))
+    asked = [asking(seed_of(number), chats, 64) for number in range(300)]
+    assert len(set(asked)) == 300
+    bodies = [json.loads(body) for _, body in asked]
+    assert {body["temperature"] for body in bodies} == {0, 0.5, 0.7, 1.0}
+    assert not any(body["stream"] for body in bodies)
+    assert {path for path, _ in asked} == {CHAT, COMPLETIONS}
+    assert {asking(seed_of(number), plain, 64)[0] for number in range(50)} == {COMPLETIONS}
+
+
+def test_configurations_share_the_answers() -> None:
+    """JDG-6: no configuration is left out."""
     assert shares(10, range(4)) == [3, 3, 2, 2]

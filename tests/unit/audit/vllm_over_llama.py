@@ -42,6 +42,11 @@ class Run:
     ids: list[int] = field(default_factory=list)
 
 
+def _told(kind: str, model: str, prompt: Sequence[int], run: Run) -> dict[str, Any]:
+    usage = {"prompt_tokens": len(prompt), "completion_tokens": len(run.ids)}
+    return {"id": "cmpl-1", "object": kind, "model": model, "usage": usage}
+
+
 class LlamaVllm(FakeVllm):
     """`async with LlamaVllm(path, context=256) as server: server.url`. `noise`: another machine's sums, in logits."""
 
@@ -97,23 +102,37 @@ class LlamaVllm(FakeVllm):
     async def _chat(self, request: web.Request) -> web.Response:
         asked = await request.json()
         self.asked.append(asked)
-        said = json.dumps({"messages": asked["messages"]}).encode()
-        prompt = await self._prefill.render("/v1/chat/completions", said)
-        assert asked["temperature"] == 0
-        assert asked["cache_salt"]
-        run = Run(prompt, asked["max_tokens"], asked.get("vllm_xargs"), asyncio.get_running_loop().create_future())
-        self._waiting.append(run)
-        self._wake.set()
-        finish = await run.done
-        text = b"".join(self._model.piece(token) for token in run.ids).decode(errors="replace")
+        prompt, run, text, finish = await self._run("/v1/chat/completions", asked)
         message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
-        usage = {"prompt_tokens": len(prompt), "completion_tokens": len(run.ids)}
-        answer: dict[str, Any] = {"id": "chatcmpl-1", "object": "chat.completion", "model": self.name, "usage": usage}
+        answer = _told("chat.completion", self.name, prompt, run)
         if asked.get("return_token_ids"):
             choice["token_ids"] = run.ids
             answer["prompt_token_ids"] = list(prompt)
         return web.json_response(self.spoil(answer | {"choices": [choice]}))
+
+    async def _completions(self, request: web.Request) -> web.Response:
+        asked = await request.json()
+        if "prompt_logprobs" in asked:
+            return await super()._completions(request)
+        self.asked.append(asked)
+        prompt, run, text, finish = await self._run("/v1/completions", asked)
+        choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish}
+        if asked.get("return_token_ids"):
+            choice |= {"token_ids": run.ids, "prompt_token_ids": list(prompt)}
+        return web.json_response(self.spoil(_told("text_completion", self.name, prompt, run) | {"choices": [choice]}))
+
+    async def _run(self, path: str, asked: dict[str, Any]) -> tuple[tuple[int, ...], Run, str, str]:
+        """Prompt, answer, its text and why it ended."""
+        assert asked["temperature"] == 0
+        assert asked["cache_salt"]
+        said = {name: asked[name] for name in ("messages", "prompt") if name in asked}
+        prompt = await self._prefill.render(path, json.dumps(said).encode())
+        run = Run(prompt, asked["max_tokens"], asked.get("vllm_xargs"), asyncio.get_running_loop().create_future())
+        self._waiting.append(run)
+        self._wake.set()
+        finish = await run.done
+        return prompt, run, b"".join(self._model.piece(token) for token in run.ids).decode(errors="replace"), finish
 
     # --- the batch ---
 

@@ -20,6 +20,7 @@ from typing import Any, Final
 from bombyx.errors import ConfigError, EngineUnavailable
 from bombyx.ports import AuditAsk, Engine, EngineChunk, EngineEnd, EngineHead, EngineRequest, EngineUsage, Prefill
 from bombyx.protocol.audit.asked import CHAT, COMPLETIONS
+from bombyx.protocol.audit.canary import compose
 from bombyx.protocol.audit.margin import needed
 from bombyx.protocol.audit.seed import choice_seed
 from bombyx.protocol.audit.verdict import ResponseVerdict, judge, scored_ids
@@ -28,20 +29,7 @@ from bombyx.protocol.wire.audit import Calibration
 
 RULE: Final = "JDG-6"
 DEADLINE: Final = 600.0  # seconds of one answer on a busy machine
-GREEDY_EVERY: Final = 8  # one answer of so many is asked for at temperature 0
-_SUBJECTS: Final = (
-    "photosynthesis", "compound interest", "the French Revolution", "TCP and UDP", "sourdough bread", "black holes",
-    "public key cryptography", "vaccines", "inflation", "chess", "the water cycle", "recursion", "electric cars",
-    "jazz", "plate tectonics", "time zones", "honey bees", "solar panels", "bicycle maintenance", "coffee",
-    "volcanoes", "sleep", "origami",
-)  # fmt: skip
-_FORMS: Final = (
-    "Explain {} to a ten year old.", "Write a short poem about {}.", "List five facts about {}.",
-    "Write a Python function whose docstring mentions {}.", "Give me a quiz question about {} and its answer.",
-    "Write a polite email to a colleague about {}.", "What are common mistakes concerning {}?",
-    "Erkläre auf Deutsch: {}.", "Escribe un párrafo sobre {}.", "Make a table with two columns about {}.",
-    "Write a JSON object that describes {}.", "Write a dialogue between two friends about {}.",
-)  # fmt: skip
+SHOWN: Final = "List five facts about honey bees."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,12 +51,6 @@ class Subject:
     chats: bool  # it has a chat template
 
 
-def question(number: int) -> str:
-    """276 of them, then they repeat with other seeds."""
-    subject, turn = number % len(_SUBJECTS), number // len(_SUBJECTS)
-    return _FORMS[(turn + 5 * subject) % len(_FORMS)].format(_SUBJECTS[subject])
-
-
 async def measure(
     way: Way, subject: Subject, start: Calibration, *, first: int, count: int, tokens: int, told: Callable[[], None]
 ) -> list[ResponseVerdict]:
@@ -77,8 +59,8 @@ async def measure(
 
     async def one(number: int) -> ResponseVerdict:
         async with gate:
-            root = tagged_hash("bombyx calibration v1", number.to_bytes(8))
-            path, body = asking(number, subject, tokens)
+            root = seed_of(number)
+            path, body = asking(root, subject, tokens)
             usage = await answered(way.engine, path, body, root, tokens)
             verdict = await judged(subject, start, path, body, root, usage)
         told()
@@ -92,14 +74,26 @@ async def measure(
     return [task.result() for task in tasks]
 
 
-def asking(number: int, subject: Subject, tokens: int) -> tuple[str, bytes]:
-    """Path and body of one question."""
-    body: dict[str, Any] = {"model": subject.name, "max_tokens": tokens}
-    if number % GREEDY_EVERY == 0:
-        body["temperature"] = 0
+def seed_of(number: int) -> Digest:
+    """What question and answer `number` are drawn by."""
+    return tagged_hash("bombyx calibration v1", number.to_bytes(8))
+
+
+def asking(seed: Digest, subject: Subject, tokens: int) -> tuple[str, bytes]:
+    """Path and body of one question: a canary, for workers are judged by their answers to those."""
+    canary = compose(seed, subject.name, tokens)
+    while not subject.chats and canary.path != COMPLETIONS:
+        seed = tagged_hash("bombyx calibration v1", seed)
+        canary = compose(seed, subject.name, tokens)
+    return canary.path, json.dumps(json.loads(canary.body) | {"stream": False}).encode()
+
+
+def trial(subject: Subject, tokens: int) -> tuple[str, bytes]:
+    """A question whose answer another seed changes."""
+    body: dict[str, Any] = {"model": subject.name, "max_tokens": tokens, "temperature": 1}
     if subject.chats:
-        return CHAT, json.dumps(body | {"messages": [{"role": "user", "content": question(number)}]}).encode()
-    return COMPLETIONS, json.dumps(body | {"prompt": question(number)}).encode()
+        return CHAT, json.dumps(body | {"messages": [{"role": "user", "content": SHOWN}]}).encode()
+    return COMPLETIONS, json.dumps(body | {"prompt": SHOWN}).encode()
 
 
 async def answered(engine: Engine, path: str, body: bytes, root: Digest, tokens: int) -> EngineUsage:
