@@ -13,8 +13,10 @@ from tests.unit.proxy.scripted import PRICE, BareClient, Call, Script, ScriptedW
 
 from bombyx.adapters.memory import MemoryStore
 from bombyx.adapters.memory_leases import LeaseTable, MemoryLeases
+from bombyx.ports import ChannelView
 from bombyx.protocol.attest import AppraisalPolicy
 from bombyx.protocol.pay.price import charge, with_commission
+from bombyx.protocol.primitives import Amount, Digest
 from bombyx.protocol.wire.records import Record
 from bombyx.roles.proxy.settings import ProxySettings, Timings
 
@@ -222,3 +224,43 @@ async def test_a_replica_that_lost_its_slot_pays_from_another(pair: Pair) -> Non
     await asyncio.sleep(0.1)
     assert pair.a.proxy._wallet._holdings.slot == 2
     assert not pair.a.proxy.roster.workers, "workers have to link again"
+
+
+async def test_a_dead_replicas_debtor_that_withdraws_is_claimed_from_and_others_are_looked_at_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """LEASE-6, PAY-15: not every debtor in every round; one whom the chain tells of at once."""
+    pair = await together(timings())
+    worker = await pair.hire(pair.a, "worker a")
+    assert (await pair.client.ask(worker)).status == 200
+    await freeze(pair.a)
+    channel, ledger, looked = pair.client.channel.id, pair.b.ledger, list[Digest]()
+    view = ledger.channel
+
+    async def look(name: Digest) -> ChannelView | None:
+        looked.append(name)
+        return await view(name)
+
+    async def nobody() -> frozenset[Digest]:
+        return frozenset()
+
+    monkeypatch.setattr(ledger, "channel", look)
+    monkeypatch.setattr(ledger, "leaving", nobody)
+    await asyncio.sleep(LIFE * 1.2)
+    tenancy = pair.b.proxy._tenancy
+    assert tenancy is not None
+    for _ in range(5):
+        await tenancy.adopt()
+    assert looked.count(channel) == 1
+    await ledger.initiate_withdraw(channel, Amount(1), signer=pair.client.owner)
+
+    async def told() -> frozenset[Digest]:
+        return frozenset({channel, Digest(bytes(32))})
+
+    monkeypatch.setattr(ledger, "leaving", told)
+    await pair.b.proxy.claim()
+    monkeypatch.setattr(ledger, "leaving", nobody)
+    await tenancy.adopt()
+    assert channel in pair.b.proxy._accounts.book
+    assert await pair.b.proxy.claim() == 1
+    await apart(pair)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from bombyx.errors import BombyxError, Overloaded, PaymentError, Peer, PeerError, Unavailable
@@ -221,6 +221,15 @@ class Accounts:
             return await self._claims.collect(everything=everything)
         finally:
             await self._scribe.write(PAYEE, self.book.take_rows())
+
+    @property
+    def leaving_others(self) -> frozenset[Digest]:
+        """Channels another process keeps, or none, whose payers were heard to withdraw in the last round of claims."""
+        return self._claims.leaving_others
+
+    def heard_leaving(self, channels: Iterable[Digest]) -> None:
+        """Payers who were seen to withdraw: the next round of claims looks at their channels."""
+        self._claims.leaving_others = self._claims.leaving_others.union(channels)
 
     def _saw(self, view: ChannelView) -> None:
         self._views[view.config.channel_id(self.book.domain)] = _Seen(view, self._clock.monotonic())

@@ -37,6 +37,7 @@ class Claims:
         self._signer = signer
         self._seen = seen
         self._leaving: set[Digest] = set()  # their payers withdraw: what they owe must not wait
+        self.leaving_others: frozenset[Digest] = frozenset()  # heard in the last round, of channels not on our book
         self._swept_at = float("-inf")
         now = clock.monotonic()
         self._claimed_at = {channel: now for channel in book.channels if book.channel(channel).claimed}
@@ -64,8 +65,11 @@ class Claims:
         told = await self._ledger.leaving()
         if told is None:
             self._swept_at = float("-inf")  # until a sweep went through, whatever is told next
+            self.leaving_others = frozenset()
         else:
-            self._leaving |= {channel for channel in told if channel in self._book}
+            heard = told | self.leaving_others  # those that were taken in meanwhile are ours to claim from
+            self._leaving |= {channel for channel in heard if channel in self._book}
+            self.leaving_others = told - self._leaving
         return self._clock.monotonic() - self._swept_at < SWEEP
 
     def _worth_a_look(self, everywhere: bool) -> list[Digest]:

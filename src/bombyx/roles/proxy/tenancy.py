@@ -24,6 +24,7 @@ from bombyx.protocol.pay import rows as r
 from bombyx.protocol.pay.payee import owing
 from bombyx.protocol.primitives import Digest
 from bombyx.roles.proxy.accounts import Accounts
+from bombyx.roles.proxy.claiming import SWEEP
 from bombyx.roles.proxy.holdings import PAYEE, Holdings, channel_name, channel_of, slot_name
 from bombyx.roles.proxy.scribe import Scribe
 from bombyx.roles.proxy.settings import Timings
@@ -60,6 +61,7 @@ class Tenancy:
         self._ready: dict[Digest, float] = {}  # channels kept here -> when last used
         self._turns: WeakValueDictionary[Digest, asyncio.Lock] = WeakValueDictionary()
         self._keeper: asyncio.Task[None] | None = None
+        self._swept_at = float("-inf")
         self.on_cut: Callable[[Digest], None] = lambda channel: None  # a channel is lost: its streams must end
         self.on_slot_lost: Callable[[], None] = lambda: None
         holdings.on_lost = self._lost
@@ -161,14 +163,22 @@ class Tenancy:
             await self._leases.release([lease])
 
     async def adopt(self) -> None:
-        """Take in channels that no replica keeps and that need one: cut requests to settle, charges to claim."""
+        """Take in channels that no replica keeps and that need one: cut requests to settle, charges to claim. Who
+        withdraws is heard from the chain where it tells; every debtor is looked at now and then."""
         assert self._accounts is not None
         wanted = {Digest(key[1:33]) for key, _ in await self._store.scan(PAYEE, prefix=r.RESERVED)}
         owed = owing(await self._store.scan(PAYEE, prefix=r.STATE), self._accounts.book.terms, self._clock.now())
-        for channel, due in owed.items():
-            if channel not in wanted | self._ready.keys() and (due or await self._leaving(channel)):
-                wanted.add(channel)
-        for channel in wanted - self._ready.keys():
+        told = self._accounts.leaving_others
+        await self._take_in(wanted | {channel for channel, due in owed.items() if due or channel in told})
+        started = self._clock.monotonic()
+        if started - self._swept_at >= SWEEP:
+            leaving = {channel for channel in owed if channel not in self._ready and await self._leaving(channel)}
+            await self._take_in(leaving)
+            self._accounts.heard_leaving(leaving)
+            self._swept_at = started
+
+    async def _take_in(self, channels: set[Digest]) -> None:
+        for channel in channels - self._ready.keys():
             with contextlib.suppress(HeldElsewhere):
                 await self.hold(channel)
 
