@@ -152,6 +152,23 @@ async def test_a_worker_that_dies_before_the_first_frame_is_replaced(
     assert (len(bad.calls), len(good.calls)) == (1, 1)
 
 
+async def test_who_was_full_when_the_request_came_may_take_it_over_when_it_is_idle_again(
+    net: ProxyNet, client: BareClient, hire: Hire
+) -> None:
+    """MKT-5, LINK-4: after a failure the rest is weighed anew, by the load of that moment."""
+
+    async def die_later(call: Call) -> None:
+        good.load(0, 0, 4)
+        await _until(lambda: not net.proxy.roster.workers[good.operator.address].load.active)
+        call.worker.link.cut()
+
+    bad, good = await hire("worker a", die_later), await hire("worker b", capacity=4)
+    good.load(4, 2, 4)
+    await _until(lambda: net.proxy.roster.workers[good.operator.address].load.closed)
+    assert (await client.ask(bad, good)).status == 200
+    assert (len(bad.calls), len(good.calls)) == (1, 1)
+
+
 async def test_a_hung_worker_is_left_after_a_while(net: ProxyNet, client: BareClient, hire: Hire) -> None:
     """LINK-4: silence before the first frame is a failure too; the worker is told to stop."""
 

@@ -3,8 +3,7 @@
 
 Not here: who the candidates are (the client drew them) and any state (the proxy keeps one `WorkerStats` per worker).
 Always: a worker without a free place, or an ejected one, comes after those that can serve at once; one where many
-wait is not tried; the ranking says whom to try next before the first frame; the reason is returned in words, for
-the log.
+wait is not tried; the ranking holds all who can, best first; the reason is returned in words, for the log.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from bombyx.errors import (
@@ -25,7 +25,7 @@ from bombyx.errors import (
     Unavailable,
 )
 from bombyx.ports import Clock
-from bombyx.protocol.market import Contender, choose
+from bombyx.protocol.market import Choice, Contender, choose
 from bombyx.protocol.pay.receipts import Expectation
 from bombyx.protocol.pay.trail import ReceiptTrail
 from bombyx.protocol.primitives import Digest
@@ -95,20 +95,18 @@ class Dispatcher:
             raise
 
     async def _offer(self, job: Job, view: ProxyView) -> BombyxError | None:
-        """To one candidate after the other, until one answers; the last one's reason when none does."""
-        by_candidate = {contestant.candidate: contestant for contestant in job.contestants}
-        choice = choose(
-            [_contender(contestant) for contestant in job.contestants],
-            output_units=job.meta.max_output,
-            now=self._clock.monotonic(),
-            lottery=int.from_bytes(self._randomness.bytes(4)) / 2**32,
-        )
-        view.why = choice.why
+        """To one candidate after the other, until one answers; the last one's reason when none does. After a failure
+        the rest is weighed anew: who was full when the request came may be idle by now."""
+        left = {contestant.candidate: contestant for contestant in job.contestants}
         reason: BombyxError | None = None
-        for candidate in choice.ranking:
+        while left:
+            choice = self._choose(job, left.values())
+            if choice.worker is None:
+                return reason or NoWorkers(choice.why, retry_after=self._settings.timings.retry_after, rule="MKT-5")
+            view.why = choice.why
             if job.exchange.disconnected:
                 raise StreamTruncated("the client went before anything was sent", peer=Peer.CLIENT)
-            chosen = by_candidate[candidate]
+            chosen = left.pop(choice.worker)
             reason = await self._try(job, chosen, view)
             if isinstance(reason, Refused) and self._worth_repeating(reason, chosen, again=False):
                 reason = await self._try(job, chosen, view)
@@ -120,7 +118,15 @@ class Dispatcher:
                 break
             if isinstance(reason, LeaseLost) or (isinstance(reason, Refused) and reason.final):
                 break
-        return reason or NoWorkers(choice.why, retry_after=self._settings.timings.retry_after, rule="MKT-5")
+        return reason
+
+    def _choose(self, job: Job, contestants: Iterable[Contestant]) -> Choice:
+        return choose(
+            [_contender(contestant) for contestant in contestants],
+            output_units=job.meta.max_output,
+            now=self._clock.monotonic(),
+            lottery=int.from_bytes(self._randomness.bytes(4)) / 2**32,
+        )
 
     def _worth_repeating(self, reason: Refused, chosen: Contestant, *, again: bool) -> bool:
         """Whether the worker lacks something that the same request can bring when it is sent once more."""
