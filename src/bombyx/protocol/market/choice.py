@@ -42,11 +42,8 @@ class Load:
     @property
     def closed(self) -> bool:
         """One more would wait too long."""
-        return self.active + self.queued >= self.capacity + self.waiting_room
-
-    @property
-    def waiting_room(self) -> int:
-        return max(1, self.capacity // WAITING_SHARE) if self.capacity > 0 else 0
+        beyond, capacity = self.active + self.queued - self.capacity, self.capacity
+        return beyond >= 0 and (capacity <= 0 or beyond >= (capacity // WAITING_SHARE or 1))
 
 
 @quick
@@ -92,14 +89,14 @@ def choose(contenders: Sequence[Contender], *, output_units: int, now: float, lo
         stats, price = contender.stats, max(1, contender.price)
         factor = (price / cheapest) ** PRICE_WEIGHT if price != cheapest else 1.0
         score = expected_seconds(contender, output_units, now) * factor / stats.reputation()
-        standing = stats.standing(now)
-        weighed.append((_CLASS[standing], contender.load.full, standing != "half-open", score, place, contender))
+        weighed.append((_CLASS[stats.standing(now)] + contender.load.full * _WAITS, score, place, contender))
     weighed.sort()
-    _, waits, _, least, _, best = weighed[0]
-    how = best.stats.standing(now) + (", waits" if waits else "")
-    why = f"{how}, expected {least:.2f} s, {len(weighed)} of {len(contenders)} able"
+    standing, least, _, best = weighed[0]
+    why = f"{_WORDS[standing]}, expected {least:.2f} s, {len(weighed)} of {len(contenders)} able"
     return Choice(worker=best.worker, ranking=tuple([one.worker for *_, one in weighed]), why=why)
 
 
 # A half-open worker goes first: its one probe is how it comes back, and a probe that fails costs one failover.
-_CLASS: Final = {"half-open": 0, "open": 0, "ejected": 1}
+_CLASS: Final = {"half-open": 0, "open": 1, "ejected": 4}
+_WAITS: Final = 2
+_WORDS: Final = {at + more: name + how for name, at in _CLASS.items() for more, how in ((0, ""), (_WAITS, ", waits"))}
