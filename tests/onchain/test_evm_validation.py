@@ -142,6 +142,8 @@ async def test_a_case_from_the_stake_to_the_refund(net: Net) -> None:
     await court.post_root(CHEAT.address, epoch, merkle_root(leaves), 1, 3, signer=CHEAT)
     (root,) = await court.roots_of(CHEAT.address, CHEAT.address)
     assert (root.epoch, root.first_seq, root.count) == (epoch, 1, 3)
+    assert await court.last_root(CHEAT.address, CHEAT.address) == root
+    assert await court.last_root(CHEAT.address, ACCUSER.address) is None
 
     asked = await court.challenge_receipt(held[1], signer=ACCUSER)
     (challenge,) = await court.challenges()

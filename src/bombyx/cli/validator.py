@@ -24,6 +24,7 @@ def validator(
     stake: Annotated[int | None, typer.Option(help="token base units to stake; 0: what the set demands")] = None,
     canaries: Annotated[int | None, typer.Option(help="canaries per worker, model and epoch")] = None,
     canaries_new: Annotated[int | None, typer.Option(help="the same of new or suspected workers")] = None,
+    most_canaries: Annotated[int | None, typer.Option(help="the same at most, however much it serves")] = None,
     most_tokens: Annotated[int | None, typer.Option(help="tokens of a canary's answer, at most")] = None,
     accuse: Annotated[bool | None, typer.Option("--accuse/--no-accuse", help="open cases, or only judge them")] = None,
     decoy: Annotated[str | None, typer.Option(help="address of our own worker that answers wrongly")] = None,
@@ -37,7 +38,7 @@ def validator(
     """Run a validator: it asks canaries as clients do, re-runs the answers, and puts its stake behind its verdicts."""
     given = {"host": host, "port": port, "public_url": public_url, "stake": stake, "canaries": canaries}
     given |= {"canaries_new": canaries_new, "most_tokens": most_tokens, "accuse": accuse, "decoy": decoy}
-    given["figures"] = figures
+    given |= {"figures": figures, "most_canaries": most_canaries}
     given["model_file"] = str(model_file) if model_file else None
     settings = load(ValidatorConfig, file=config, overrides=given)
     where = state or state_home() / "validator"

@@ -44,8 +44,9 @@ class Trial:
     @property
     def asking(self) -> tuple[str, ...]:
         """What validators are told."""
-        few = ("--canaries", "1", "--canaries-new", "1", "--most-tokens", str(self.canary_tokens))
-        return (*few, "--port", "0", "--figures", "--verbose")
+        few = ("--canaries", "1", "--canaries-new", "1", "--most-canaries", "2")
+        short = ("--most-tokens", str(self.canary_tokens))
+        return (*few, *short, "--port", "0", "--figures", "--verbose")
 
     @property
     def environment(self) -> dict[str, str]:

@@ -21,6 +21,7 @@ from bombyx.compose.weights import open_weights
 from bombyx.config import ClientConfig, NetworkDescriptor, ValidatorConfig, load
 from bombyx.errors import ConfigError
 from bombyx.ports import HttpExchange, HttpHandler, Operator, OperatorRole
+from bombyx.protocol.audit.rate import rate
 from bombyx.protocol.primitives import Address, Digest
 from bombyx.roles.validator.asking import Asker
 from bombyx.roles.validator.examine import Examiner
@@ -28,6 +29,8 @@ from bombyx.roles.validator.runtime import NO_ENCLAVE, Enclave, Validator, Valid
 from bombyx.roles.validator.settings import ValidatorSettings
 
 DECOY_FILE: Final = "decoy.txt"  # requests that the decoy answers wrongly: our own canaries
+FIRST_OFFENCE: Final = 0.10  # of its stake, that a convicted worker loses (VAL-11)
+DETECTION: Final = 0.9  # of cheated answers that fail: weights at 4 bits, the mildest in bench/verification.py
 DEV_FUNDS = 1_000_000_000  # base units a development chain gives a new validator: stake, bonds, gas
 
 
@@ -63,8 +66,10 @@ async def start(config: ValidatorConfig, network: NetworkDescriptor, state: Path
     url = config.public_url or f"http://{config.host}:{server.port}"
     await ledger.register(_line(key.address, url, enclave), signer=key)
     await enter_set(stakes, OperatorRole.VALIDATOR, config.stake, key)
+    parameters = await validation.parameters()
+    minimum = int((await stakes.info()).minimum[OperatorRole.WORKER])
     validator = Validator(
-        _settings(config),
+        _settings(config, _audited(config, minimum, parameters.strikes)),
         ValidatorPorts(
             clock=clock,
             entropy=entropy,
@@ -76,7 +81,7 @@ async def start(config: ValidatorConfig, network: NetworkDescriptor, state: Path
         ),
         key=key,
         url=url,
-        parameters=await validation.parameters(),
+        parameters=parameters,
         policy=read_policy(network.policy),
         examiner=Examiner(models),
         enclave=NO_ENCLAVE if enclave is None else Enclave(bundle=enclave.bundle, keys=enclave.keys),
@@ -125,8 +130,18 @@ def _askers(config: ValidatorConfig, network: NetworkDescriptor, state: Path) ->
     return lambda epoch: ClientAsker(spends, network, state / "payers" / str(epoch % config.payers))
 
 
-def _settings(config: ValidatorConfig) -> ValidatorSettings:
+def _audited(config: ValidatorConfig, minimum: int, strikes: int) -> float:
+    """The share of a worker's answers at which one cheat costs what it brings (JDG-21), and never below the floor."""
+    saved = config.answer_price * config.saving_bps / 10_000
+    lost = FIRST_OFFENCE * minimum / strikes
+    return rate(saved, 0.0, detection=DETECTION, fee=config.answer_price, stake=lost)
+
+
+def _settings(config: ValidatorConfig, audited: float) -> ValidatorSettings:
     return ValidatorSettings(
+        audited=audited,
+        most_canaries=config.most_canaries,
+        share=config.opt_in_bps / 10_000,
         canaries=config.canaries,
         canaries_new=config.canaries_new,
         most_tokens=config.most_tokens,

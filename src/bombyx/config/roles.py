@@ -173,6 +173,10 @@ class ValidatorConfig:
     stake: int = setting(0, "token base units deposited and allocated at start; 0: what the set demands", least=0)
     canaries: int = setting(4, "canaries per worker, model and epoch", least=1, most=1_000)
     canaries_new: int = setting(8, "the same of a new or suspected worker", least=1, most=1_000)
+    most_canaries: int = setting(64, "canaries per worker, model and epoch, whatever it serves", least=1, most=1_000)
+    answer_price: int = setting(2_000, "base units an answer costs, about: it says how many are audited", least=1)
+    saving_bps: int = setting(5_000, "what a cheat saves of that price, in 1/10 000", least=0, most=10_000)
+    opt_in_bps: int = setting(10_000, "share of opted-in answers re-run, in 1/10 000", least=0, most=10_000)
     most_tokens: int = setting(256, "tokens of a canary's answer, at most", least=8, most=1_024)
     single_bps: int = setting(5_000, "share of canaries for one worker alone, in 1/10 000", least=0, most=10_000)
     at_once: int = setting(2, "canaries under way", least=1, most=256)
@@ -196,6 +200,8 @@ class ValidatorConfig:
         """What no single bound can say. Raises `ConfigError`."""
         if self.canaries_new < self.canaries:
             raise ConfigError("validator.canaries_new is below validator.canaries", rule="AUD-50")
+        if self.most_canaries < self.canaries_new:
+            raise ConfigError("validator.most_canaries is below validator.canaries_new", rule="AUD-50")
         if self.decoy:
             try:
                 Address.parse(self.decoy)

@@ -113,6 +113,10 @@ class Validation(Protocol):
 
     async def roots_of(self, worker: Address, receipt_key: Address) -> tuple[EpochRoot, ...]: ...
 
+    async def last_root(self, worker: Address, receipt_key: Address) -> EpochRoot | None:
+        """The newest of `roots_of`, without reading the others."""
+        ...
+
     async def commit_plan(self, epoch: int, root: Digest, count: int, *, signer: SigningKey) -> Digest:
         """Before the epoch begins, by a member of the validators' set, once."""
         ...

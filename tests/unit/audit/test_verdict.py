@@ -190,6 +190,7 @@ def test_new_and_suspected_workers_are_audited_more() -> None:
     assert adapted(0.05, audits=500, log10_evidence=-4) == pytest.approx(0.05)
     assert adapted(0.05, audits=500, log10_evidence=3) == pytest.approx(0.5)
     assert adapted(0.05, audits=500, log10_evidence=30) == 1.0
+    assert adapted(0.05, audits=500, log10_evidence=5_000) == 1.0  # months of canaries against one cheat
 
 
 def test_the_lottery_is_the_beacons() -> None:

@@ -14,6 +14,7 @@ from bombyx.protocol.audit.case import (
     Case,
     CaseState,
     Ending,
+    EpochRoot,
     PlanCommitment,
     Restitution,
     Step,
@@ -63,6 +64,7 @@ class Court:
     owed: dict[int, dict[Address, int]] = field(default_factory=dict)
     finished: list[int] = field(default_factory=list)
     planted: list[int] = field(default_factory=list)
+    roots: dict[tuple[Address, Address], EpochRoot] = field(default_factory=dict)
     struck: list[Address] = field(default_factory=list)
     paid: int = 0
 
@@ -85,6 +87,9 @@ class Court:
 
     async def roots_of(self, worker: Address, receipt_key: Address) -> tuple[Any, ...]:
         return ()
+
+    async def last_root(self, worker: Address, receipt_key: Address) -> EpochRoot | None:
+        return self.roots.get((worker, receipt_key))
 
     async def open_case(self, accusation: Accusation, *, signer: SigningKey) -> int:
         now, block = await self.now()

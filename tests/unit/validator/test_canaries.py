@@ -4,16 +4,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.validator.game import playing
+from tests.unit.validator.world import MANIFEST, TinyModel, TinyWorker
+from tests.unit.validator.world import MODEL as WORLD
 
 from bombyx.errors import MalformedMessage
 from bombyx.protocol.audit.asked import read_sampling, uncovered
+from bombyx.protocol.audit.calibration import DEFAULT
 from bombyx.protocol.audit.canary import CHAT, compose
+from bombyx.protocol.audit.case import EpochRoot
 from bombyx.protocol.audit.plan import Target, make_plan, plan_root
 from bombyx.protocol.primitives import Address, Digest, sha256
+from bombyx.roles.validator.asking import OnOffer
+from bombyx.roles.validator.settings import ValidatorSettings
+from bombyx.roles.validator.standing import Standing
 
 MODEL = sha256(b"model")
 WORKERS = tuple(Address(bytes([n]) * 20) for n in range(1, 7))
@@ -79,3 +88,42 @@ def test_an_empty_plan_is_no_plan() -> None:
     """AUD-50: nothing planned, nothing committed."""
     with pytest.raises(MalformedMessage, match="AUD-50"):
         plan_root(MODEL, ())
+
+
+@pytest.mark.parametrize(
+    ("served", "validators", "judged", "wanted"),
+    [
+        (0, 6, 100, 4),  # it posts no roots: the least
+        (5_000, 6, 1_000, 9),  # 1 % of a day's 5 000 answers, by six validators
+        (5_000, 1, 1_000, 50),
+        (1_000_000, 6, 100, 64),  # bounded
+        (600, 6, 0, 51),  # of a worker nobody knows, half
+    ],
+)
+async def test_who_serves_more_is_asked_more(served: int, validators: int, judged: int, wanted: int) -> None:
+    """AUD-52, JDG-21, JDG-22: as many as make the audited share, whatever the traffic."""
+    worker = TinyWorker("busy")
+    async with playing([worker], validators=validators, settings=ValidatorSettings()) as game:
+        validator = game.validators[0]
+        root = EpochRoot(epoch=1, root=MODEL, first_seq=1, count=served)
+        if served:
+            game.court.roots[worker.operator, worker.receipt_key.address] = root
+        await validator.register.look()
+        standing = Standing.new(worker.operator, WORLD, "tiny", DEFAULT)
+        await validator.book.keep(replace(standing, judged=judged))
+        offer = OnOffer(model=WORLD, name="tiny", manifest=MANIFEST.encode(), operators=(worker.operator,))
+        (target,) = await validator.rounds._targets([offer])
+        assert target.canaries == wanted
+
+
+async def test_a_suspected_worker_is_asked_more_of_the_same_traffic() -> None:
+    """JDG-22: tenfold for each factor of a thousand."""
+    cheater = TinyWorker("cheater", TinyModel(weights=b"cheap"))
+    async with playing([cheater], validators=3, settings=ValidatorSettings(accuse=False, most_tokens=32)) as game:
+        validator = game.validators[0]
+        await game.until(lambda: any(one.suspicious for one in validator._standings.values()))
+        root = EpochRoot(epoch=1, root=MODEL, first_seq=1, count=300)
+        game.court.roots[cheater.operator, cheater.receipt_key.address] = root
+        offer = OnOffer(model=WORLD, name="tiny", manifest=MANIFEST.encode(), operators=(cheater.operator,))
+        (target,) = await validator.rounds._targets([offer])
+        assert target.canaries >= 16

@@ -105,6 +105,14 @@ class EvmValidation:
         asked = [call("rootAt(address,address,uint256)", *whose, word(n)) for n in range(count)]
         return tuple(judged.root_of(answer) for answer in await self._pages(roots, asked))
 
+    async def last_root(self, worker: Address, receipt_key: Address) -> EpochRoot | None:
+        roots, whose = self._book.receipt_roots, (word(worker), word(receipt_key))
+        count = (await self._ledger.view(roots, call("rootCount(address,address)", *whose))).uint(0)
+        if not count:
+            return None
+        place = call("rootAt(address,address,uint256)", *whose, word(count - 1))
+        return judged.root_of(await self._ledger.view(roots, place))
+
     async def commit_plan(self, epoch: int, root: Digest, count: int, *, signer: SigningKey) -> Digest:
         data = call("commitPlan(uint64,bytes32,uint64)", word(epoch), root, word(count))
         return await self._send(self._book.receipt_roots, data, signer)

@@ -32,8 +32,14 @@ def rate(cost: float, side_gain: float, *, detection: float, fee: float, stake: 
 def adapted(base: float, *, audits: int, log10_evidence: float) -> float:
     """`base`, raised for new workers and with the evidence: tenfold for each factor of a thousand."""
     new = NEW_WORKER * math.exp2(-audits / HALF_LIFE)
-    raised = base * math.pow(10, max(0.0, log10_evidence / 3))
+    raised = base * math.pow(10, min(9.0, max(0.0, log10_evidence / 3)))  # evidence has no end, powers do
     return min(1.0, max(raised, base + (1 - base) * new))
+
+
+def canaries(share: float, answers: int, validators: int, *, least: int, most: int) -> int:
+    """How many one validator asks of a worker in an epoch, so that all of them together audit `share` of as many
+    answers as it gave in its last; `least` keeps workers nobody uses honest, `most` bounds what one of them costs."""
+    return max(least, min(most, math.ceil(share * answers / max(1, validators))))
 
 
 def selected(beacon: Digest, receipt: Digest, share: float) -> bool:

@@ -16,6 +16,7 @@ from bombyx.ports import Clock, Entropy, Validation
 from bombyx.protocol.audit.case import ValidationParameters
 from bombyx.protocol.audit.jury import canary_nonce
 from bombyx.protocol.audit.plan import Plan, Target, make_plan
+from bombyx.protocol.audit.rate import adapted, canaries
 from bombyx.protocol.audit.verdict import ResponseVerdict
 from bombyx.protocol.primitives import Address
 from bombyx.protocol.wire.audit import AuditPackage
@@ -25,6 +26,7 @@ from bombyx.protocol.wire.signing import SigningKey
 from bombyx.roles.validator.asking import Asker, Ended, Heard, OnOffer
 from bombyx.roles.validator.book import Book
 from bombyx.roles.validator.examine import Examiner
+from bombyx.roles.validator.register import Register
 from bombyx.roles.validator.settings import ValidatorSettings
 from bombyx.roles.validator.standing import Standing
 
@@ -43,6 +45,7 @@ class Rounds:
         validation: Validation,
         book: Book,
         examiner: Examiner,
+        register: Register,
         asker: Callable[[int], Asker],
         clock: Clock,
         entropy: Entropy,
@@ -53,6 +56,7 @@ class Rounds:
         self._validation = validation
         self._book = book
         self._examiner = examiner
+        self._register = register
         self._asker = asker
         self._clock = clock
         self._entropy = entropy
@@ -131,14 +135,20 @@ class Rounds:
         settings = self._settings
         standing = await self._book.standing(operator, offer.model)
         new = standing is None or standing.judged < settings.known_after
-        canaries = settings.canaries_new if new else settings.canaries
+        least = settings.canaries_new if new else settings.canaries
         if standing is not None and standing.suspicious:
-            canaries = 2 * settings.canaries_new
+            least = 2 * settings.canaries_new
         return Target(
             operator=operator,
             model=offer.model,
             name=offer.name,
-            canaries=canaries,
+            canaries=canaries(
+                _share(settings.audited, standing),
+                await self._register.served(operator),
+                self._register.validators,
+                least=least,
+                most=settings.most_canaries,
+            ),
             most=settings.most_tokens,
             others=tuple(other for other in offer.operators if other != operator),
         )
@@ -206,3 +216,10 @@ class Rounds:
         if data is None:
             raise Unavailable("the model's manifest is lost", rule="AUD-53")
         return ModelManifest.decode(data)
+
+
+def _share(base: float, standing: Standing | None) -> float:
+    """Raised for workers without a record, and with the evidence (JDG-22)."""
+    if standing is None:
+        return adapted(base, audits=0, log10_evidence=0.0)
+    return adapted(base, audits=standing.judged, log10_evidence=standing.weighed.peak)

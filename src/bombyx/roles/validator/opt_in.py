@@ -16,7 +16,7 @@ from typing import Final
 
 from bombyx.errors import BombyxError, MalformedMessage, Overloaded, Peer
 from bombyx.ports import Entropy
-from bombyx.protocol.audit.rate import selected
+from bombyx.protocol.audit.rate import adapted, selected
 from bombyx.protocol.primitives import Address, Digest
 from bombyx.protocol.seal import GatewayKey, decapsulate_request
 from bombyx.protocol.wire.audit import AuditPackage
@@ -75,7 +75,7 @@ class OptIns:
             raise MalformedMessage("a receipt of no registered worker", peer=Peer.CLIENT, rule="AUD-57")
         self._remember(digest)
         # Nobody foresees these bytes, so neither worker nor client chooses what is judged.
-        if selected(Digest(self._entropy.bytes(32)), digest, self._settings.share):
+        if selected(Digest(self._entropy.bytes(32)), digest, await self._share(receipt.receipt.operator, package)):
             self._waiting.append(package)
             self._come.set()
 
@@ -106,6 +106,12 @@ class OptIns:
             standing = standing.opted(verdict)
             await self._book.keep(standing)
             self.on_weighed(standing)
+
+    async def _share(self, worker: Address, package: AuditPackage) -> float:
+        standing = await self._book.standing(worker, package.receipt.receipt.model)
+        audits = 0 if standing is None else standing.judged + standing.opted_in
+        peak = 0.0 if standing is None else standing.weighed.peak
+        return adapted(self._settings.share, audits=audits, log10_evidence=peak)
 
     def _remember(self, digest: Digest) -> None:
         if len(self._seen) >= 16 * self._settings.opt_ins_kept:

@@ -27,6 +27,8 @@ class Register:
         self._book = book
         self._clock = clock
         self._known: set[tuple[Address, Address]] = set()
+        self._keys: dict[Address, Address] = {}  # each worker's newest
+        self.validators = 1
 
     async def run(self) -> None:
         """For ever."""
@@ -43,6 +45,14 @@ class Register:
             if named not in self._known:
                 await self._book.keep_key(*named)
                 self._known.add(named)
+            self._keys[line.address] = line.receipt_address
+        self.validators = max(1, len(await self._ledger.operators(OperatorRole.VALIDATOR)))
+
+    async def served(self, worker: Address) -> int:
+        """Receipts in its newest root: leaving some out costs its stake (VAL-4). 0: it posts none, or not yet."""
+        key = self._keys.get(worker)
+        root = None if key is None else await self._validation.last_root(worker, key)
+        return 0 if root is None else root.count
 
     async def had_key(self, operator: Address, key: Address) -> bool:
         """Whether `key` was the worker's: named by the registry while we watched, or by roots it posted itself."""

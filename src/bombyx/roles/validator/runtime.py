@@ -104,7 +104,7 @@ class Validator:
             "entropy": ports.entropy,
         }
         self.register = Register(ports.ledger, ports.validation, self.book, ports.clock)
-        self.rounds = Rounds(settings, examiner=examiner, asker=ports.asker, **common)
+        self.rounds = Rounds(settings, examiner=examiner, register=self.register, asker=ports.asker, **common)
         self.accuser = Accuser(url=url, **common)
         self.plants = Plants(
             key=key,

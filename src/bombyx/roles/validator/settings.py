@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bombyx.protocol.audit.rate import FLOOR
 from bombyx.protocol.primitives import Address
 
 
@@ -14,6 +15,8 @@ class ValidatorSettings:
 
     canaries: int = 4  # per worker, model and epoch
     canaries_new: int = 8  # of a worker with few judged answers; twice as many under suspicion
+    most_canaries: int = 64  # per worker, model and epoch, however much it serves
+    audited: float = FLOOR  # share of a worker's answers that all validators together ask for again, as canaries
     known_after: int = 16  # judged answers after which a worker is no longer new
     most_tokens: int = 256  # of a canary's answer, at most
     k: int = 3  # candidates of a canary that is not for one worker alone
@@ -28,4 +31,4 @@ class ValidatorSettings:
     accuse: bool = True  # open cases, or only watch and sit on juries
     max_opt_in: int = 1 << 20  # bytes of one package a client hands over
     opt_ins_kept: int = 256  # handed over and not yet judged
-    share: float = 1.0  # of opted-in answers that are judged; the lottery's floor
+    share: float = 1.0  # of opted-in answers that are judged; more of new and suspected workers
