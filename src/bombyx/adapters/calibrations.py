@@ -12,7 +12,8 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from bombyx.protocol.audit.calibration import FAMILY, from_json
+from bombyx.errors import ConfigError, MalformedMessage
+from bombyx.protocol.audit.calibration import FAMILY, MAX_FILE, from_json
 from bombyx.protocol.primitives import Digest
 from bombyx.protocol.wire.audit import Calibration
 
@@ -23,6 +24,17 @@ def shipped_calibration(weights: Digest, family: str = FAMILY) -> Calibration | 
     """The one for this weight file on this engine family; None: nobody measured it, `bombyx calibrate` does."""
     found = _shipped().get(f"{weights.hex()} {family}")
     return None if found is None else from_json(json.dumps(found))
+
+
+def read_calibration(path: Path) -> Calibration:
+    """A file of `bombyx calibrate --out`. Raises `ConfigError`."""
+    try:
+        with path.open("rb") as file:
+            return from_json(file.read(MAX_FILE + 1))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", rule="JDG-7") from None
+    except MalformedMessage as error:
+        raise ConfigError(f"{path} is no calibration of `bombyx calibrate`: {error.message}", rule="JDG-7") from None
 
 
 @functools.cache

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bombyx.adapters.calibrations import read_calibration
 from bombyx.adapters.model_files import EngineChoice, model_manifest, token_table_of
 from bombyx.cli.output import print_json
 from bombyx.errors import ConfigError
@@ -31,6 +33,9 @@ def manifest(
     engine: Annotated[str, typer.Option(help="engine and build that runs it")] = "unknown",
     argument: Annotated[list[str] | None, typer.Option(help="argument of the engine; repeat, in order")] = None,
     adapter: Annotated[list[Path] | None, typer.Option(help="folder of an adapter (LoRA); may repeat")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="what its honest answers look like, of `bombyx calibrate --out`")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="write the manifest here, for `bombyx worker --manifest`")] = None,
     tokens: Annotated[Path | None, typer.Option(help="write the token table here, for `--tokens`")] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
@@ -38,6 +43,8 @@ def manifest(
     """Hash a model's files into its manifest; the manifest's digest is the model's identity."""
     choice = EngineChoice(engine=engine, arguments=tuple(argument or ()))
     made = _hashed(folder, name or folder.resolve().name, choice, adapter or [])
+    if calibration is not None:
+        made = replace(made, calibration=read_calibration(calibration))
     if out is not None:
         _write(out, made.encode())
     if tokens is not None:
@@ -79,6 +86,7 @@ def _row(made: ModelManifest) -> dict[str, object]:
         "arguments": list(made.arguments),
         "context": made.context,
         "parameters": made.parameters,
+        "calibration": None if made.calibration is None else asdict(made.calibration),
     }
 
 
@@ -89,4 +97,8 @@ def _show(made: ModelManifest) -> None:
     table = made.tokenizer.hex() if made.tokenizer else "none: clients cannot hold text against output ids"
     typer.echo(f"  token table    {table}")
     typer.echo(f"  chat template  {made.chat_template.hex() if made.chat_template else 'none'}")
+    judged = "none: validators leave this model alone"
+    if made.calibration is not None:
+        judged = f"{made.calibration.family}, from {made.calibration.responses} honest answers"
+    typer.echo(f"  calibration    {judged}")
     typer.echo(f"  quantisation   {made.quantisation}, context {made.context}, engine {made.engine}")

@@ -91,6 +91,9 @@ def worker(
     model_file: Annotated[Path | None, typer.Option(help="GGUF file for the embedded engine")] = None,
     manifest: Annotated[Path | None, typer.Option(help="an external engine's, of `bombyx model manifest`")] = None,
     tokens: Annotated[Path | None, typer.Option(help="the token table that manifest names")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="the embedded engine's, of `bombyx calibrate --out`; default: what ships")
+    ] = None,
     capacity: Annotated[int | None, typer.Option(help="requests at once")] = None,
     enclave: Annotated[str | None, typer.Option(help="simulated, dstack, tappd or configfs")] = None,
     enclave_endpoint: Annotated[str | None, typer.Option(help="socket or URL of the dstack agent")] = None,
@@ -103,7 +106,7 @@ def worker(
     """Run a worker: an engine inside an enclave, linked to the network's proxies and paid by them."""
     given: dict[str, Any] = {"engine": engine, "dialect": dialect, "model": model, "capacity": capacity}
     given |= {"enclave": enclave, "enclave_endpoint": enclave_endpoint, "stake": stake, "appeal": appeal}
-    files = {"model_file": model_file, "manifest": manifest, "tokens": tokens}
+    files = {"model_file": model_file, "manifest": manifest, "tokens": tokens, "calibration": calibration}
     given |= {name: str(path) if path else None for name, path in files.items()}
     settings = load(WorkerConfig, file=config, overrides=given)
     where = state or state_home() / "worker"

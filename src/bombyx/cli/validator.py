@@ -21,6 +21,9 @@ def validator(
     port: Annotated[int | None, typer.Option(help="port of its page, where jurors fetch evidence")] = None,
     public_url: Annotated[str | None, typer.Option(help="URL others reach that page at")] = None,
     model_file: Annotated[Path | None, typer.Option(help="GGUF file answers are re-run with")] = None,
+    engine: Annotated[str | None, typer.Option(help="URL of a vLLM on loopback that re-runs answers instead")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="manifest of the model it serves")] = None,
+    tokens: Annotated[Path | None, typer.Option(help="the token table that manifest names")] = None,
     stake: Annotated[int | None, typer.Option(help="token base units to stake; 0: what the set demands")] = None,
     canaries: Annotated[int | None, typer.Option(help="canaries per worker, model and epoch")] = None,
     canaries_new: Annotated[int | None, typer.Option(help="the same of new or suspected workers")] = None,
@@ -39,7 +42,8 @@ def validator(
     given = {"host": host, "port": port, "public_url": public_url, "stake": stake, "canaries": canaries}
     given |= {"canaries_new": canaries_new, "most_tokens": most_tokens, "accuse": accuse, "decoy": decoy}
     given |= {"figures": figures, "most_canaries": most_canaries}
-    given["model_file"] = str(model_file) if model_file else None
+    files = {"model_file": model_file, "manifest": manifest, "tokens": tokens}
+    given |= {name: str(path) if path else None for name, path in files.items()} | {"engine": engine}
     settings = load(ValidatorConfig, file=config, overrides=given)
     where = state or state_home() / "validator"
     run(

@@ -25,8 +25,8 @@ AUTO = "auto"
 
 async def external(config: WorkerConfig) -> ServedModel:
     """Raises `ConfigError`, or `EngineUnavailable` where nobody answers."""
-    given, manifest = _dialect(config), await asyncio.to_thread(_manifest, config)
-    table = await asyncio.to_thread(_tokens, config, manifest)
+    given, manifest = _dialect(config), await asyncio.to_thread(read_manifest, config.manifest)
+    table = await asyncio.to_thread(read_tokens, config.tokens, manifest)
     index = None if table is None else await asyncio.to_thread(TokenIndex, TokenTable.decode(table))
     build = "" if manifest is None else manifest.engine
     engine = OpenAIEngine(config.engine, dialect=given or Dialect.PLAIN, index=index, build=build)
@@ -67,29 +67,30 @@ def _unpinned(name: str, dialect: Dialect) -> ModelManifest:
 # FILES
 
 
-def _manifest(config: WorkerConfig) -> ModelManifest | None:
-    if not config.manifest:
+def read_manifest(path: str) -> ModelManifest | None:
+    """None: none is named."""
+    if not path:
         return None
     try:
-        return ModelManifest.decode(_read(config.manifest, ModelManifest.MAX_SIZE))
+        return ModelManifest.decode(_read(path, ModelManifest.MAX_SIZE))
     except MalformedMessage as error:
-        raise ConfigError(f"{config.manifest} is no manifest of `bombyx model manifest`: {error.message}") from None
+        raise ConfigError(f"{path} is no manifest of `bombyx model manifest`: {error.message}") from None
 
 
-def _tokens(config: WorkerConfig, manifest: ModelManifest | None) -> bytes | None:
+def read_tokens(path: str, manifest: ModelManifest | None) -> bytes | None:
     """The table's bytes: those the manifest names, so that clients can hold text against ids."""
     named = manifest.tokenizer if manifest is not None else None
-    if not config.tokens:
+    if not path:
         if named is not None:
             raise ConfigError("the manifest names a token table: give it with --tokens", rule="ENC-10")
         return None
-    data = _read(config.tokens, TokenTable.MAX_SIZE)
+    data = _read(path, TokenTable.MAX_SIZE)
     if named is None or sha256(data) != named:
-        raise ConfigError(f"{config.tokens} is not the token table that the manifest names", rule="ENC-10")
+        raise ConfigError(f"{path} is not the token table that the manifest names", rule="ENC-10")
     try:
         TokenTable.decode(data)
     except MalformedMessage as error:
-        raise ConfigError(f"{config.tokens} is no token table: {error.message}") from None
+        raise ConfigError(f"{path} is no token table: {error.message}") from None
     return data
 
 

@@ -17,14 +17,14 @@ from bombyx.compose.service import Service, fund, open_clock, open_ledger, open_
 from bombyx.compose.staking import enter_set
 from bombyx.compose.validator_client import ClientAsker
 from bombyx.compose.validator_enclave import OptInEnclave, open_enclave
-from bombyx.compose.weights import open_weights
+from bombyx.compose.weights import open_served, open_weights
 from bombyx.config import ClientConfig, NetworkDescriptor, ValidatorConfig, load
 from bombyx.errors import ConfigError
 from bombyx.ports import HttpExchange, HttpHandler, Operator, OperatorRole
 from bombyx.protocol.audit.rate import rate
 from bombyx.protocol.primitives import Address, Digest
 from bombyx.roles.validator.asking import Asker
-from bombyx.roles.validator.examine import Examiner
+from bombyx.roles.validator.examine import Examiner, Identity, Weights
 from bombyx.roles.validator.runtime import NO_ENCLAVE, Enclave, Validator, ValidatorPorts
 from bombyx.roles.validator.settings import ValidatorSettings
 
@@ -53,9 +53,7 @@ async def start(config: ValidatorConfig, network: NetworkDescriptor, state: Path
     pages = HttpPages()
     service.stack.push_async_callback(pages.close)
     await fund(ledger, key.address, DEV_FUNDS)
-    models = await open_weights(
-        Path(config.model_file) if config.model_file else None, context=config.context, threads=config.threads
-    )
+    models = await _models(config)
     for model in models.values():
         service.stack.push_async_callback(model.prefill.close)
     enclave = await open_enclave(config, network, key.address, ledger, service) if config.enclave else None
@@ -93,6 +91,15 @@ async def start(config: ValidatorConfig, network: NetworkDescriptor, state: Path
     door.open(validator.handle)
     service.facts |= {"url": url, "address": str(key.address), "models": len(models)}
     return service
+
+
+async def _models(config: ValidatorConfig) -> dict[Identity, Weights]:
+    if config.engine:
+        return await open_served(
+            config.engine, manifest=config.manifest, tokens=config.tokens, ends=config.ends
+        )  # fmt: skip
+    file = Path(config.model_file) if config.model_file else None
+    return await open_weights(file, context=config.context, threads=config.threads)
 
 
 def _tell_decoy(path: Path, digests: Sequence[Digest]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import aiohttp
 
-from bombyx.adapters.calibrations import shipped_calibration
+from bombyx.adapters.calibrations import read_calibration, shipped_calibration
 from bombyx.adapters.clock import SystemClock
 from bombyx.adapters.engine_auditable import ENGINE, AuditableEngine
 from bombyx.adapters.engine_embedded import EmbeddedOptions
@@ -29,8 +29,8 @@ from bombyx.compose.staking import enter_set
 from bombyx.config import NetworkDescriptor, WorkerConfig
 from bombyx.errors import ConfigError
 from bombyx.ports import OperatorRole
-from bombyx.protocol.primitives import sha256
-from bombyx.protocol.wire.audit import ALGORITHM
+from bombyx.protocol.primitives import Digest, sha256
+from bombyx.protocol.wire.audit import ALGORITHM, Calibration
 from bombyx.protocol.wire.evidence import FileDigest, ModelManifest
 from bombyx.protocol.wire.signing import SigningKey
 from bombyx.roles.worker.defence import Defence
@@ -143,6 +143,13 @@ async def _model(config: WorkerConfig) -> ServedModel:
     return await (embedded(config) if config.engine == EMBEDDED else external(config))
 
 
+def _calibration(config: WorkerConfig, weights: Digest) -> Calibration | None:
+    """What it is judged by: measured for this file by its operator, or by us. None: validators leave it alone."""
+    if config.calibration:
+        return read_calibration(Path(config.calibration))
+    return shipped_calibration(weights)
+
+
 async def embedded(config: WorkerConfig) -> ServedModel:
     if config.manifest or config.tokens:
         raise ConfigError("the embedded engine makes its own manifest: --manifest and --tokens are an external one's")
@@ -167,6 +174,6 @@ async def embedded(config: WorkerConfig) -> ServedModel:
         arguments=(*options.arguments(), f"--sampler={ALGORITHM}"),
         context=config.context,
         parameters=facts.parameters,
-        calibration=shipped_calibration(digest),
+        calibration=_calibration(config, digest),
     )
     return ServedModel(manifest=manifest, engine=engine, token_table=table)

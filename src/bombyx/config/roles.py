@@ -102,6 +102,7 @@ class WorkerConfig:
     model_file: str = setting("", "GGUF file for the embedded engine; empty: the packaged model")
     manifest: str = setting("", "an external engine's manifest, as `bombyx model manifest` wrote it; empty: none")
     tokens: str = setting("", "the token table that manifest names")
+    calibration: str = setting("", "the embedded engine's, of `bombyx calibrate --out`; empty: what ships, if any")
     pccs: str = setting("", "URL of the PCCS that endorses this hardware; empty: Intel's own service")
     hardware: str = setting("cpu", "hardware class offered: cpu, gpu, h100")
     price_input: int = setting(200_000, "token base units per million input units", least=0)
@@ -168,6 +169,10 @@ class ValidatorConfig:
     )
     public_url: str = setting("", "URL others reach that page at; empty: made from host and port")
     model_file: str = setting("", "GGUF file answers are re-run with; empty: the packaged model")
+    engine: str = setting("", "URL of a vLLM on loopback that re-runs answers instead; needs manifest and tokens")
+    manifest: str = setting("", "manifest of the model that vLLM serves, as `bombyx model manifest` wrote it")
+    tokens: str = setting("", "the token table that manifest names")
+    ends: str = setting("", "its end-of-generation ids, a turn's first, with commas; empty: known by their names")
     threads: int = setting(1, "threads of re-running", least=1, most=256)
     context: int = setting(2_048, "tokens of prompt and answer together", least=256, most=1_048_576)
     stake: int = setting(0, "token base units deposited and allocated at start; 0: what the set demands", least=0)
@@ -200,6 +205,10 @@ class ValidatorConfig:
         """What no single bound can say. Raises `ConfigError`."""
         if self.canaries_new < self.canaries:
             raise ConfigError("validator.canaries_new is below validator.canaries", rule="AUD-50")
+        if self.engine and (self.model_file or not self.manifest or not self.tokens):
+            raise ConfigError("validator.engine needs manifest and tokens, and no model_file", rule="AUD-55")
+        if not all(part.strip().isdecimal() for part in self.ends.split(",") if self.ends):
+            raise ConfigError("validator.ends are ids with commas between them", rule="JDG-4")
         if self.most_canaries < self.canaries_new:
             raise ConfigError("validator.most_canaries is below validator.canaries_new", rule="AUD-50")
         if self.decoy:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from typer.testing import CliRunner
 from bombyx.adapters.model_files import EngineChoice, model_manifest
 from bombyx.cli.model import app
 from bombyx.errors import ConfigError
+from bombyx.protocol.audit.calibration import DEFAULT, to_json
 from bombyx.protocol.primitives import Digest, sha256
+from bombyx.protocol.wire.evidence import ModelManifest
 
 ENGINE = EngineChoice(engine="vllm 0.11", arguments=("--dtype", "bfloat16"))
 
@@ -124,3 +127,20 @@ def test_the_command_writes_what_it_shows(folder: Path, tmp_path: Path) -> None:
     told = json.loads(ran.output)
     assert told["digest"] == sha256(out.read_bytes()).hex() == digest(folder).hex()
     assert told["arguments"] == ["--dtype", "bfloat16"]
+
+
+def test_a_calibration_is_part_of_the_model(folder: Path, tmp_path: Path) -> None:
+    """JDG-6, JDG-7: what a worker is judged by is what it published; a file that is none makes no manifest."""
+    out, measured = tmp_path / "manifest.cbor", tmp_path / "calibration.json"
+    measured.write_text(to_json(replace(DEFAULT, family="vllm 0.11 h100", responses=2_000)))
+    options = ["--engine", "vllm 0.11", "--name", "m", "--out", str(out), "--calibration", str(measured)]
+    ran = CliRunner().invoke(app, ["manifest", str(folder), *options])
+    assert ran.exit_code == 0, ran.output
+    assert "vllm 0.11 h100, from 2000 honest answers" in ran.output
+    made = ModelManifest.decode(out.read_bytes())
+    assert made.calibration == replace(DEFAULT, family="vllm 0.11 h100", responses=2_000)
+    assert replace(made, calibration=None).digest() != made.digest()
+    measured.write_text("{}")
+    refused = CliRunner().invoke(app, ["manifest", str(folder), *options])
+    assert isinstance(refused.exception, ConfigError)
+    assert "no calibration" in str(refused.exception)
