@@ -30,7 +30,7 @@ async def test_a_second_process_on_a_folder_is_told_who_holds_it(
         client = await net.start_client()
         for name, start in (("client", net.start_client), ("proxy", net.start_proxy)):
             holder = net.children[name]
-            with pytest.raises(BombyxError, match=rf"in use\s+by process {holder.pid}"):
+            with pytest.raises(BombyxError, match=rf"in\s+use\s+by\s+process\s+{holder.pid}"):
                 await start(name=name)
             net.children[name] = holder
         descriptor = str(tmp_path / "client.network.json")
