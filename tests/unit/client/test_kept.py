@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 
 from bombyx.adapters.simulator import development_policy
 from bombyx.cli.app import app
-from bombyx.errors import BadRequest, MalformedMessage
+from bombyx.errors import BadRequest, MalformedMessage, StreamTruncated
 from bombyx.protocol.attest import AppraisalPolicy, policy_to_toml
 from bombyx.protocol.primitives import Digest
 from bombyx.protocol.wire.receipt import SignedReceipt
 from bombyx.roles.client.kept import KeptReceipt, Proof, decode_proof, passed, verify
+from bombyx.roles.client.receipts import summary
 
 
 async def proved(pair: Pair, **changes: object) -> Proof:
@@ -128,3 +129,16 @@ async def test_the_verify_command(pair: Pair, tmp_path: Path) -> None:
         assert "registry and beacon" in run(name)[1] and "none is asked offline" in run(name, "--json")[1]
         assert run(name, "--strict")[0] == 3
     assert run("forged", "--strict")[0] == 1
+
+
+async def test_an_answer_cut_before_its_first_receipt_is_found_by_its_request(pair: Pair) -> None:
+    """CLI-8, RCT-9: what was shown of it cost nothing, and its record says which request it was."""
+    pair.proxy.tamper = lambda records: records[:2]
+    response = await pair.client.request("POST", "/v1/chat/completions", {}, chat(stream=True))
+    with pytest.raises(StreamTruncated):
+        await response.read()
+    assert response.request_id is not None
+    _, kept = await pair.client.book.get(response.request_id.hex())
+    row = summary(kept)
+    assert (row["request_id"], row["receipts"], row["paid"]) == (response.request_id.hex(), 0, 0)
+    assert row["model"] == pair.proxy.seen[0].meta.model.hex()

@@ -13,6 +13,7 @@ from bombyx.errors import BadRequest, LocalError
 from bombyx.ports import Store, Write
 from bombyx.protocol.attest import AppraisalPolicy
 from bombyx.protocol.primitives import RequestId
+from bombyx.protocol.wire.request import Meta
 from bombyx.roles.client.blobs import Blobs
 from bombyx.roles.client.kept import Check, KeptReceipt, Proof, verify
 
@@ -86,7 +87,10 @@ def summary(kept: KeptReceipt) -> dict[str, Any]:
     """One receipt for people and programs; no content."""
     last = kept.last
     receipt = last.receipt if last else None
+    asked = receipt or Meta.decode(kept.meta)  # an answer cut before its first receipt has its request all the same
     row: dict[str, Any] = {
+        "request_id": asked.request_id.hex(),
+        "model": asked.model.hex(),
         "at": int(kept.at),
         "path": kept.path,
         "outcome": kept.outcome,
@@ -100,8 +104,6 @@ def summary(kept: KeptReceipt) -> dict[str, Any]:
     }
     if receipt is not None:
         row |= {
-            "request_id": receipt.request_id.hex(),
-            "model": receipt.model.hex(),
             "operator": str(receipt.operator),
             "frames": receipt.frames,
             "input_units": receipt.input_units,
