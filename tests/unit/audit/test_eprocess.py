@@ -70,6 +70,18 @@ def test_attack_dropped_canaries_count_for_the_worker() -> None:
     assert shown.peak < 3
 
 
+@given(st.lists(st.floats(0, 1), max_size=40), st.integers(0, 40), st.booleans())
+def test_attack_no_answer_says_less_against_a_worker_than_one_that_is_withheld(
+    margins: list[float], more: int, failed: bool
+) -> None:
+    """AUD-54: whatever an answer of at most so many tokens was, each bet has at least as much with it as without."""
+    before = Evidence.none(DEFAULT).update([0.4] * 9, failed=True)
+    shown, withheld = before.update(margins, failed=failed), before.absent(len(margins) + more)
+    for mine, without in ((shown.tokens, withheld.tokens), (shown.answers, withheld.answers)):
+        assert all(one >= other - 1e-9 for one, other in zip(mine.logs, without.logs, strict=True))
+    assert shown.peak >= withheld.peak - 1e-9
+
+
 def test_attack_wealth_once_reached_is_not_talked_down() -> None:
     """JDG-11: good answers after the fact do not undo a peak; Ville's bound covers the largest value ever."""
     evidence = Evidence.none(DEFAULT)

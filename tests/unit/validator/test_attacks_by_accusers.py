@@ -168,6 +168,23 @@ async def test_an_accuser_withholds_answers_and_only_helps_the_accused(trial: Tr
     assert (whole.verdict, some.verdict) == (Verdict.GUILTY, Verdict.ABSTAIN)
 
 
+async def test_attack_an_accuser_asks_for_ever_and_shows_the_three_answers_that_failed() -> None:
+    """AUD-54, JDG-12: an honest machine fails once in thousands of answers, by tokens that are far off. The answers
+    between are what speaks for it; withheld, they must speak no less."""
+    trial = await Trial.of(TinyWorker("honest"), epochs=2, canaries=1)
+    target = Target(operator=trial.worker.operator, model=MODEL, name="tiny", canaries=250, most=32)
+    faulty = replace(trial.worker, model=TinyModel(weights=b"cheap"))
+    for number in range(2):
+        plan = make_plan(FIRST + number, [target], sha256(b"many", bytes([number])), k=3, single_bps=0)
+        trial.plans[number] = plan
+        commitment = PlanCommitment(epoch=plan.epoch, root=plan.root, count=len(plan.canaries))
+        trial.court.plans[ACCUSER, plan.epoch] = commitment
+        bad = [canary for canary in plan.canaries if canary.index in (100, 200)][: 2 - number]
+        trial.packages[number] = [await faulty.answer(canary, canary_nonce(canary), BEGAN) for canary in bad]
+    opinion = await trial.judged(trial.evidence())
+    assert (opinion.verdict, round(opinion.log10)) == (Verdict.INNOCENT, 0), opinion.why
+
+
 async def test_an_accuser_never_committed_a_plan(trial: Trial) -> None:
     """AUD-54: canaries chosen after the answers were seen prove nothing."""
     trial.court.plans.clear()

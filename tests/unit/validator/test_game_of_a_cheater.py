@@ -10,6 +10,7 @@ from tests.unit.validator.game import appeals, playing
 from tests.unit.validator.world import TinyModel, TinyWorker
 
 from bombyx.protocol.audit.case import Ending, Verdict
+from bombyx.protocol.wire.cases import CaseEvidence
 from bombyx.roles.validator.settings import ValidatorSettings
 
 HONEST = [f"honest {number}" for number in range(5)]
@@ -72,3 +73,31 @@ async def test_a_sample_with_a_known_answer_looks_like_a_case_and_is_shown_after
         assert case.outcome is Verdict.INNOCENT
         await game.until(lambda: game.court.kept[case.id].ending is Ending.ACQUITTED)
         assert not game.court.ejected
+
+
+async def test_evidence_larger_than_jurors_read_leaves_out_answers_that_passed() -> None:
+    """AUD-54: a cheat that answers honestly most of the time, for long: its validator still has a case, and jurors who
+    read no more than the limit convict. What does not fit even then is said and not opened, for it would lose."""
+    sly = TinyWorker("sly", TinyModel(weights=b"cheap"))
+    settings = ValidatorSettings(most_tokens=32, watch_seconds=1.0, figures=True, canaries_new=32, single_bps=10_000)
+    watching = ValidatorSettings(most_tokens=32, watch_seconds=1.0, accuse=False)
+    async with playing([sly, TinyWorker("other")], validators=4, settings=watching, first=settings) as game:
+        accuser, good = game.validators[0].accuser, TinyModel(blur=0.05)
+        accuser.most = 0
+        served = game.workers[sly.operator]
+        await game.until(lambda: sum(s.judged for s in game.validators[0]._standings.values()) >= 40)
+        served.model = good
+        await game.until(lambda: sum(s.judged for s in game.validators[0]._standings.values()) >= 90)
+        assert not game.court.kept
+        (standing,) = [one for one in await game.validators[0].book.standings() if one.operator == sly.operator]
+        last = await accuser.last_epoch()
+        accuser.most = CaseEvidence.MAX_SIZE
+        whole = await accuser.evidence(sly.operator, standing.model, last)
+        assert whole is not None
+        accuser.most = len(whole.encode()) - 1
+        less = await accuser.evidence(sly.operator, standing.model, last)
+        assert less is not None
+        assert sum(len(e.packages) for e in less.epochs) < sum(len(e.packages) for e in whole.epochs)
+        assert [e.canaries for e in less.epochs] == [e.canaries for e in whole.epochs]
+        await game.until(lambda: bool(game.court.kept) and game.court.kept[1].outcome is not None)
+        assert game.court.kept[1].outcome is Verdict.GUILTY

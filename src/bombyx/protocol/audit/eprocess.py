@@ -50,6 +50,11 @@ class Bets:
             seen += 1
         return replace(self, logs=tuple(logs), count=self.count + seen)
 
+    def zeros(self, count: int) -> Bets:
+        """As `update` with so many zeros, at once."""
+        logs = tuple(log + count * math.log1p(-share) for log, share in zip(self.logs, SHARES, strict=True))
+        return replace(self, logs=logs, count=self.count + count)
+
     @property
     def log10(self) -> float:
         """The mean wealth's decimal logarithm."""
@@ -77,9 +82,14 @@ class Evidence:
         """After one more answer: its clipped margins (0 .. 1) and whether it failed."""
         return self._after(self.tokens.update(margins), failed=failed)
 
-    def absent(self) -> Evidence:
-        """After a planned canary that brought no receipt: it counts for the worker, or canaries could be dropped."""
-        return self._after(self.tokens, failed=False)
+    def absent(self, tokens: int = 0) -> Evidence:
+        """After a planned canary that brought no receipt: it counts for the worker, as `tokens` without a margin.
+
+        No answer that could have been shown says less against the worker than that, if it had no more tokens: so an
+        accuser gains nothing by withholding one. With fewer it does: an honest machine fails now and then, by tokens
+        far off, and only the many answers between keep those from convicting it.
+        """
+        return self._after(self.tokens.zeros(tokens), failed=False)
 
     @property
     def log10(self) -> float:

@@ -10,6 +10,7 @@ Not here: re-running (`ports.Prefill`), whether an enclave is real (`attest`; it
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -38,6 +39,11 @@ class Exhibit:
 def canary_nonce(canary: PlannedCanary) -> Digest:
     """The client's share of a canary's seed: fixed with the plan, so that no validator tries until one looks bad."""
     return tagged_hash("bombyx canary nonce v1", canary.seed)
+
+
+def asked_tokens(canary: PlannedCanary) -> int:
+    """Tokens that an answer to this canary is scored on, at most: those it was asked for, and an end it left out."""
+    return int(json.loads(compose(canary.seed, canary.name, canary.most).body)["max_tokens"]) + 1
 
 
 def first_epoch(last: int) -> int:

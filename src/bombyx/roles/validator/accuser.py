@@ -22,7 +22,7 @@ from bombyx.protocol.audit.case import (
     Verdict,
 )
 from bombyx.protocol.audit.eprocess import Evidence
-from bombyx.protocol.audit.jury import first_epoch
+from bombyx.protocol.audit.jury import asked_tokens, first_epoch
 from bombyx.protocol.audit.verdict import SLASH, find
 from bombyx.protocol.primitives import Address, Digest, sha256
 from bombyx.protocol.wire.cases import CaseEvidence, EpochEvidence
@@ -57,6 +57,7 @@ class Accuser:
         self._book = book
         self._clock = clock
         self._entropy = entropy
+        self.most = CaseEvidence.MAX_SIZE
         self.opened: list[int] = []
         self.on_convicting: Callable[[Standing], Awaitable[object]] = self.accuse
 
@@ -125,18 +126,34 @@ class Accuser:
         return ours and (samples or case.accusation.plant != Digest.zero())
 
     async def evidence(self, accused: Address, model: Digest, last: int) -> CaseEvidence | None:
-        """The case as it stands after epoch `last`; None where a jury that believed every word would not convict."""
-        case = await self.whole(accused, model, last)
-        return case if case is not None and find(await self._weighed(case)) is Verdict.GUILTY else None
+        """The case as it stands after epoch `last`; None where a jury that believed every word would not convict.
+
+        Where it is larger than jurors read, answers that passed are left out: that only helps the accused (AUD-54)."""
+        for failed_alone in (False, True):
+            case = await self._shown(accused, model, last, failed_alone=failed_alone)
+            if case is None or find(await self._weighed(case, failed_alone=failed_alone)) is not Verdict.GUILTY:
+                return None
+            if len(case.encode()) <= self.most:
+                return case
+        log.warning("no case against %s: the answers that failed alone are more than jurors read", accused)
+        return None
 
     async def whole(self, accused: Address, model: Digest, last: int) -> CaseEvidence | None:
-        """Everything planned since the block of epochs began, and what this worker answered."""
+        """Everything planned since the block of epochs began, and what this worker answered, if jurors read so much."""
+        case = await self._shown(accused, model, last, failed_alone=False)
+        return case if case is not None and len(case.encode()) <= self.most else None
+
+    async def _shown(self, accused: Address, model: Digest, last: int, *, failed_alone: bool) -> CaseEvidence | None:
         manifest = await self._book.manifest(model)
         if manifest is None:
             return None
         bundles: dict[Digest, bytes] = {}
         planned = [epoch for epoch in await self._book.epochs() if first_epoch(last) <= epoch <= last]
-        epochs = [await self._epoch(one, accused, model, bundles) for one in planned if await self._committed(one)]
+        epochs = [
+            await self._epoch(one, accused, model, bundles, failed_alone=failed_alone)
+            for one in planned
+            if await self._committed(one)
+        ]
         return CaseEvidence(
             v=1,
             accuser=self._key.address,
@@ -150,18 +167,22 @@ class Accuser:
     async def _committed(self, epoch: int) -> bool:
         return await self._validation.plan_of(self._key.address, epoch) is not None
 
-    async def _epoch(self, epoch: int, accused: Address, model: Digest, bundles: dict[Digest, bytes]) -> EpochEvidence:
+    async def _epoch(
+        self, epoch: int, accused: Address, model: Digest, bundles: dict[Digest, bytes], *, failed_alone: bool
+    ) -> EpochEvidence:
         """One epoch as it is shown; what its answers stand on is added to `bundles`."""
         plan = await self._book.plan(epoch)
         assert plan is not None  # it is from the book's own list
+        found = await self._book.verdicts(epoch)
         packages = []
         for index, bundle, package in await self._book.answers(epoch, accused):
-            if plan.canaries[index].model == model:
+            passed = index not in found or not found[index].failed
+            if plan.canaries[index].model == model and not (failed_alone and passed):
                 packages.append(package)
                 bundles[bundle] = await self._book.bundle(bundle) or b""
         return EpochEvidence(epoch=epoch, salt=plan.salt, canaries=plan.canaries, packages=tuple(packages))
 
-    async def _weighed(self, case: CaseEvidence) -> Evidence:
+    async def _weighed(self, case: CaseEvidence, *, failed_alone: bool) -> Evidence:
         """As a juror will weigh it, from what we found of each answer when it came."""
         calibration = ModelManifest.decode(case.manifest).calibration
         assert calibration is not None  # or nothing would have been planned
@@ -172,5 +193,6 @@ class Accuser:
             for canary in one.canaries:
                 if canary.model == case.model and case.accused in canary.candidates:
                     own = found.get(canary.index) if canary.index in answered else None
-                    weighed = weighed.absent() if own is None else own.into(weighed)
+                    shown = own is not None and (own.failed or not failed_alone)
+                    weighed = own.into(weighed) if shown and own else weighed.absent(asked_tokens(canary))
         return weighed

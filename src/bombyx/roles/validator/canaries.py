@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from bombyx.errors import BombyxError, Unavailable
 from bombyx.ports import Clock, Entropy, Validation
 from bombyx.protocol.audit.case import ValidationParameters
-from bombyx.protocol.audit.jury import canary_nonce
+from bombyx.protocol.audit.jury import asked_tokens, canary_nonce
 from bombyx.protocol.audit.plan import Plan, Target, make_plan
 from bombyx.protocol.audit.rate import adapted, canaries
 from bombyx.protocol.audit.verdict import ResponseVerdict
@@ -207,7 +207,7 @@ class Rounds:
         own = heard.operator == operator
         if own or len(canary.candidates) == 1:
             standing = standing.heard(heard)
-        standing = standing.weigh(verdict if own else None)
+        standing = standing.weigh(verdict) if own and verdict is not None else standing.without(asked_tokens(canary))
         await self._book.keep(standing)
         self.on_weighed(standing)
 

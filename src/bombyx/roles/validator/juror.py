@@ -23,7 +23,7 @@ from bombyx.protocol.audit.case import (
     verdict_commitment,
 )
 from bombyx.protocol.audit.eprocess import Evidence
-from bombyx.protocol.audit.jury import Exhibit, check_exhibit, exhibits, first_epoch, open_case
+from bombyx.protocol.audit.jury import Exhibit, asked_tokens, check_exhibit, exhibits, first_epoch, open_case
 from bombyx.protocol.audit.verdict import find, taken_in
 from bombyx.protocol.primitives import Address, Digest, Instant
 from bombyx.protocol.wire.cases import CaseEvidence
@@ -150,10 +150,12 @@ class Juror:
         packages = [check_exhibit(one, accused=case.accused, domain=domain, signers=signers) for one in shown]
         weighed = Evidence.none(manifest.calibration)
         judged = 0
-        for package in packages:
-            verdict = None if package is None else await self._examiner.examine(package, manifest)
-            judged += verdict is not None
-            weighed = taken_in(weighed, verdict)
+        for exhibit, package in zip(shown, packages, strict=True):
+            if package is None:
+                weighed = weighed.absent(asked_tokens(exhibit.canary))
+                continue
+            weighed = taken_in(weighed, await self._examiner.examine(package, manifest))
+            judged += 1
             if find(weighed) is Verdict.GUILTY:
                 break  # evidence that was ever reached stays reached: nothing that follows takes it away
         return Opinion(verdict=find(weighed), log10=weighed.peak, why=f"{judged} of {len(shown)} canaries re-run")

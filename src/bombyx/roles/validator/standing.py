@@ -76,14 +76,15 @@ class Standing(Message):
             after, first_ms=_average(self.first_ms, round(heard.first * 1_000)), pace=_average(self.pace, pace)
         )
 
-    def weigh(self, verdict: ResponseVerdict | None) -> Standing:
-        """After a canary was judged; None: it brought no answer of this worker's."""
-        evidence = taken_in(self.weighed, verdict).encode()
-        if verdict is None:
-            return replace(self, evidence=evidence)
+    def without(self, tokens: int) -> Standing:
+        """After a canary, asking for so many tokens, that brought no answer of this worker's."""
+        return replace(self, evidence=self.weighed.absent(tokens).encode())
+
+    def weigh(self, verdict: ResponseVerdict) -> Standing:
+        """After an answer was judged."""
         return replace(
             self,
-            evidence=evidence,
+            evidence=taken_in(self.weighed, verdict).encode(),
             judged=self.judged + 1,
             passed=self.passed + (verdict.verdict is Grade.PASS),
             grey=self.grey + (verdict.verdict is Grade.GREY),
