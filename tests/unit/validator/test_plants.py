@@ -66,7 +66,7 @@ async def test_a_lazy_juror_gets_its_strike_and_the_decoy_keeps_its_stake() -> N
         await game.until(lambda: game.court.kept[1].state is CaseState.CLOSED)
         assert game.court.kept[1].ending is Ending.PLANTED
         assert game.court.struck == [game.keys[3].address]
-        await game.until(lambda: game.clock.monotonic() > 250)
+        await game.until(lambda: game.clock.monotonic() > 170)
         assert not game.court.ejected
         assert len(game.court.kept) == 1, "one sample a block of epochs, and the decoy is never accused in earnest"
 
