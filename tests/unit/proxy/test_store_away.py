@@ -179,6 +179,23 @@ async def test_a_stop_writes_what_a_failed_write_left(
     assert await booked(net, client) == COST
 
 
+async def test_nothing_new_is_taken_on_while_the_store_is_known_to_be_away(
+    net: ProxyNet, client: BareClient, hire: Hire, away: Away
+) -> None:
+    """PAY-17, PROXY-5: 503 at once, instead of work whose end could not be said; then all is as before."""
+    worker = await hire("worker a", at_the_end(away))
+    waiting = asyncio.ensure_future(client.ask(worker))
+    await until(lambda: away.refused >= 1)
+    got = await asyncio.wait_for(client.ask(worker), 1)
+    assert (got.status, got.problem["rule"]) == (503, "PAY-17")
+    assert len(worker.calls) == 1
+    away.now = False
+    assert (await asyncio.wait_for(waiting, 5)).settlement.charged_total == COST
+    worker.script = answer
+    assert (await client.ask(worker)).settlement.charged_total == 2 * COST
+    assert net.proxy._accounts.account(client.channel.id).reserved == 0
+
+
 async def test_a_payment_to_a_worker_that_could_not_be_written_reserves_nothing(
     net: ProxyNet, client: BareClient, hire: Hire, away: Away
 ) -> None:

@@ -102,10 +102,11 @@ class Accounts:
             view=view,
             session_key=self._session_key(payment),
         )
-        if self._hold is None and payment.voucher is None and payment.grant is None:
+        promises = payment.voucher is not None or payment.grant is not None
+        if self._hold is None and not promises and not self._scribe.owes:
             self._scribe.put(PAYEE, self.book.take_rows())
             return reservation
-        try:  # where a lease may be lost, the worker's payment must not go ahead alone
+        try:  # where a lease may be lost, or the store is away, the worker's payment must not go ahead alone
             await self._scribe.write(PAYEE, self.book.take_rows())
         except BombyxError:
             self.release(reservation)

@@ -50,6 +50,11 @@ class Scribe:
         self._urgent = False  # somebody waits for rows that are not on their way yet
         self._owed: dict[tuple[str, bytes], Write] = {}  # rows of failed writes, the newest of a key
 
+    @property
+    def owes(self) -> bool:
+        """Whether the last write failed: what was given before is not durable yet."""
+        return bool(self._owed)
+
     def put(self, table: str, rows: Iterable[Row]) -> None:
         """Rows nobody waits for; a later `write` is durable only together with them."""
         self._entry().writes += self._writes(table, rows)
