@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,7 +75,7 @@ def _shown(measured: Callable[[Callable[[int, int], None]], Coroutine[Any, Any, 
 
 def _print(found: Measured, *, as_json: bool) -> None:
     made = found.calibration
-    numbers = {name: getattr(made, name) for name in type(made).__dataclass_fields__}
+    numbers = asdict(made)
     if as_json:
         print_json(
             {"weights": found.weights and found.weights.hex(), "calibration": numbers, "configurations": found.rows()}
@@ -84,7 +85,7 @@ def _print(found: Measured, *, as_json: bool) -> None:
     print_rows([tuple(rows[0]), *(tuple(str(value) for value in row.values()) for row in rows)])
     weights = "those of the engines: not hashed here" if found.weights is None else found.weights.hex()
     typer.echo(f"\nfamily {made.family}\nweights {weights}")
-    typer.echo(f"m0 {made.m0_e6 / 1e6:g}: twice the worst configuration's mean margin")
+    typer.echo(f"m0 {made.m0_e6 / 1e6:g}: twice the worst mean margin of a configuration or a temperature")
     typer.echo(
         f"p0 {made.p0_e6 / 1e6:g}: at most so many honest answers fail (95 %), from {made.responses} answers, "
         f"{made.tokens} tokens"

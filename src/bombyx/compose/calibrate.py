@@ -18,7 +18,7 @@ from bombyx.protocol.audit.calibration import DEFAULT, calibrate, group_mean
 from bombyx.protocol.audit.verdict import ResponseVerdict
 from bombyx.protocol.primitives import Digest
 from bombyx.protocol.wire.audit import Calibration
-from bombyx.roles.validator.calibrating import Subject, Way, measure, shares
+from bombyx.roles.validator.calibrating import Subject, Way, by_temperature, measure, shares
 
 CONTEXT: Final = 2_048  # tokens; canaries and their answers are short
 # (threads, slots, answers at once): what differs between honest machines and moments.
@@ -32,9 +32,10 @@ class Measured:
     weights: Digest | None  # None: those of engines elsewhere, which nobody hashed here
     calibration: Calibration
     groups: dict[str, list[ResponseVerdict]]
+    kinds: dict[str, list[ResponseVerdict]]  # the same answers, by what was asked
 
     def rows(self) -> list[dict[str, object]]:
-        """One a configuration, for people and programs."""
+        """One a configuration, then one a kind of question, for people and programs."""
         return [
             {
                 "configuration": name,
@@ -44,7 +45,7 @@ class Measured:
                 "largest_margin": round(max((verdict.max_margin for verdict in group), default=0.0), 3),
                 "failed": sum(verdict.failed for verdict in group),
             }
-            for name, group in self.groups.items()
+            for name, group in (*self.groups.items(), *self.kinds.items())
         ]
 
 
@@ -81,5 +82,6 @@ async def calibrate_model(
     finally:
         await weights.prefill.close()
     digest = await asyncio.to_thread(file_digest, file)
-    made = calibrate(groups, replace(DEFAULT, family=family))
-    return Measured(weights=digest, calibration=made, groups=groups)
+    kinds = by_temperature([verdict for group in groups.values() for verdict in group], subject, tokens)
+    made = calibrate(groups, replace(DEFAULT, family=family), kinds=kinds)
+    return Measured(weights=digest, calibration=made, groups=groups, kinds=kinds)

@@ -32,7 +32,7 @@ from bombyx.protocol.audit.calibration import DEFAULT, calibrate, checked, group
 from bombyx.protocol.audit.verdict import ResponseVerdict
 from bombyx.protocol.primitives import sha256
 from bombyx.protocol.wire.audit import Calibration
-from bombyx.roles.validator.calibrating import Subject, Way, answered, judged, measure, shares, trial
+from bombyx.roles.validator.calibrating import Subject, Way, answered, by_temperature, judged, measure, shares, trial
 
 AT_ONCE: Final = (1, 8)  # answers asked for side by side: batches differ, and with them sums
 TRIAL_TOKENS: Final = 32
@@ -77,7 +77,9 @@ async def calibrate_engines(
         for machine in machines:
             await _try(machine, start, chats=chats)
         groups = await _measured(machines, start, chats=chats, answers=answers, tokens=tokens, told=told)
-    return Measured(weights=None, calibration=_sane(groups, start), groups=groups)
+    found = [verdict for group in groups.values() for verdict in group]
+    kinds = by_temperature(found, machines[0].subject(chats=chats), tokens)
+    return Measured(weights=None, calibration=_sane(groups, kinds, start), groups=groups, kinds=kinds)
 
 
 async def _measured(
@@ -105,7 +107,9 @@ async def _measured(
     return groups
 
 
-def _sane(groups: dict[str, list[ResponseVerdict]], start: Calibration) -> Calibration:
+def _sane(
+    groups: dict[str, list[ResponseVerdict]], kinds: dict[str, list[ResponseVerdict]], start: Calibration
+) -> Calibration:
     """Raises `ConfigError` where the numbers are not those of honest machines: nobody could be judged by them."""
     found = [verdict for group in groups.values() for verdict in group]
     failed = sum(verdict.failed for verdict in found)
@@ -117,7 +121,7 @@ def _sane(groups: dict[str, list[ResponseVerdict]], start: Calibration) -> Calib
             rule="JDG-6",
         )
     try:
-        return checked(calibrate(groups, start))
+        return checked(calibrate(groups, start, kinds=kinds))
     except MalformedMessage as error:
         raise ConfigError(f"what {worst} says bounds nothing: {error.message}", rule="JDG-6") from None
 

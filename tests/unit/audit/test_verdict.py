@@ -62,8 +62,14 @@ def test_attack_a_smaller_quantisation_fails_by_its_mean() -> None:
 
 
 def test_a_short_answer_is_not_judged_by_its_mean() -> None:
-    """JDG-5: an honest answer of 13 tokens had a mean of 0.045."""
-    assert weigh(made(*[0.0] * 12, 0.6), DEFAULT).verdict is Grade.GREY
+    """JDG-5: an honest answer of 18 tokens had a mean of 0.047."""
+    assert weigh(made(*[0.0] * 16, 0.3, 0.6), DEFAULT).verdict is Grade.GREY
+
+
+def test_no_token_within_the_hard_limit_fails_an_answer_alone() -> None:
+    """JDG-5: one margin of 1.22 among 32 tokens has a mean of 0.031, and an honest worker had it."""
+    assert weigh(made(*[0.0] * 31, 1.22), DEFAULT).verdict is Grade.GREY
+    assert weigh(made(*[0.0] * 30, 1.22, 1.22), DEFAULT).verdict is Grade.FAIL
 
 
 def test_an_odd_answer_is_grey_and_grey_is_not_failed() -> None:

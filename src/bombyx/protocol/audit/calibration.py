@@ -2,8 +2,9 @@
 """What honest answers look like: from measured margins to a `Calibration`, and its file (spec JDG-6, JDG-7).
 
 `calibrate` takes the verdicts of honest configurations, one group each: other threads, batches, slots, decode against
-prefill. m0 is twice the worst group's mean; p0 is at least the upper 95 % bound on honest failures (Clopper-Pearson),
-so that a small measurement gives a weak claim, never a false one.
+prefill. m0 is twice the worst mean of a configuration, or of a kind of question: whoever accuses chooses the seeds. p0
+is at least the upper 95 % bound on honest failures (Clopper-Pearson), so that a small measurement gives a weak claim,
+never a false one.
 
 Not here: how the answers are made (`bombyx calibrate`).
 """
@@ -42,13 +43,21 @@ DEFAULT: Final = Calibration(
 )
 
 
-def calibrate(groups: Mapping[str, Sequence[ResponseVerdict]], start: Calibration) -> Calibration:
-    """A Calibration from honest answers that were judged with `start`. Raises `ValueError` without any."""
+def calibrate(
+    groups: Mapping[str, Sequence[ResponseVerdict]],
+    start: Calibration,
+    *,
+    kinds: Mapping[str, Sequence[ResponseVerdict]] | None = None,
+) -> Calibration:
+    """A Calibration from honest answers that were judged with `start`. Raises `ValueError` without any.
+
+    `kinds`: the same answers, by what was asked; they bound the mean as configurations do, and count no second time.
+    """
     answers = [verdict for group in groups.values() for verdict in group]
     tokens = sum(verdict.tokens for verdict in answers)
     if not tokens:
         raise ValueError("JDG-6: no honest answer to calibrate with")
-    worst = max(group_mean(group) for group in groups.values() if group)
+    worst = max(group_mean(group) for group in (*groups.values(), *(kinds or {}).values()) if group)
     failed = sum(verdict.failed for verdict in answers)
     p0 = max(start.p0_e6, math.ceil(upper_bound(failed, len(answers)) * MILLION))
     m0 = max(M0_FLOOR_E6, math.ceil(M0_FACTOR * worst * MILLION))

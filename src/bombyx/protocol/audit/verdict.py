@@ -86,18 +86,21 @@ def weigh(margins: Sequence[Margin], calibration: Calibration, *, counts: bool =
     clip, tokens = calibration.clip_e6 / MILLION, len(margins)
     clipped = tuple(min(one.value, clip) for one in margins)
     mean = math.fsum(clipped) / tokens if tokens else 0.0
+    rest = (
+        math.fsum(sorted(clipped)[:-1]) / tokens if tokens else 0.0
+    )  # one token alone never fails an answer by a mean
     largest = max((one.value for one in margins), default=0.0)
     outside = sum(one.outside for one in margins)
     mean_fail = calibration.mean_fail_e6 / MILLION
     reasons = []
-    if tokens >= calibration.min_tokens and mean > mean_fail:
-        reasons.append(f"mean margin {mean:.4f} above {mean_fail:g}")
+    if tokens >= calibration.min_tokens and rest > mean_fail:
+        reasons.append(f"mean margin {rest:.4f}, the largest left out, above {mean_fail:g}")
     if largest > calibration.hard_e6 / MILLION:
         reasons.append(f"a margin of {largest:.2f} above {calibration.hard_e6 / MILLION:g}")
     if outside:
         reasons.append(f"{outside} tokens that could not be drawn")
     verdict = Grade.FAIL if reasons else Grade.PASS
-    if not reasons and (mean > GREY_SHARE * mean_fail or largest > clip):
+    if not reasons and (rest > GREY_SHARE * mean_fail or largest > clip):
         verdict = Grade.GREY
         reasons.append("larger margins than most honest answers have")
     return ResponseVerdict(

@@ -88,6 +88,17 @@ def asking(seed: Digest, subject: Subject, tokens: int) -> tuple[str, bytes]:
     return canary.path, json.dumps(json.loads(canary.body) | {"stream": False}).encode()
 
 
+def by_temperature(
+    verdicts: Sequence[ResponseVerdict], subject: Subject, tokens: int
+) -> dict[str, list[ResponseVerdict]]:
+    """Verdicts in the order of their numbers, from 0, by the temperature that was asked for."""
+    kinds: dict[str, list[ResponseVerdict]] = {}
+    for number, verdict in enumerate(verdicts):
+        asked = json.loads(asking(seed_of(number), subject, tokens)[1])
+        kinds.setdefault(f"temperature {asked['temperature']:g}", []).append(verdict)
+    return dict(sorted(kinds.items()))
+
+
 def trial(subject: Subject, tokens: int) -> tuple[str, bytes]:
     """A question whose answer another seed changes."""
     body: dict[str, Any] = {"model": subject.name, "max_tokens": tokens, "temperature": 1}
