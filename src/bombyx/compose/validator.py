@@ -156,6 +156,7 @@ def _settings(config: ValidatorConfig, audited: float) -> ValidatorSettings:
         at_once=config.at_once,
         watch_seconds=config.watch_every,
         accuse=config.accuse,
+        appeal=config.appeal,
         plants=config.plants,
         decoy=Address.parse(config.decoy) if config.decoy else None,
         figures=config.figures,

@@ -187,6 +187,7 @@ class ValidatorConfig:
     at_once: int = setting(2, "canaries under way", least=1, most=256)
     watch_every: float = setting(2.0, "seconds between looks at the chain's cases", least=0.2, most=300)
     accuse: bool = setting(True, "open cases; false: only watch, and sit on juries")
+    appeal: bool = setting(True, "appeal acquittals of whom we accused, where a second look says guilty; for a bond")
     plants: int = setting(
         0,
         "accusations of the innocent per 1 000 epochs: they find jurors who convict unseen, each for its bond",

@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
+from typing import Any
 
-from tests.unit.validator.game import appeals, playing
+import pytest
+from tests.unit.validator.game import Game, appeals, playing
 from tests.unit.validator.world import TinyModel, TinyWorker
 
-from bombyx.protocol.audit.case import Ending, Verdict
+from bombyx.protocol.audit.case import Case, CaseState, Ending, Verdict
 from bombyx.protocol.wire.cases import CaseEvidence
+from bombyx.roles.validator.juror import Opinion
 from bombyx.roles.validator.settings import ValidatorSettings
 
 HONEST = [f"honest {number}" for number in range(5)]
@@ -101,3 +105,49 @@ async def test_evidence_larger_than_jurors_read_leaves_out_answers_that_passed()
         assert [e.canaries for e in less.epochs] == [e.canaries for e in whole.epochs]
         await game.until(lambda: bool(game.court.kept) and game.court.kept[1].outcome is not None)
         assert game.court.kept[1].outcome is Verdict.GUILTY
+
+
+async def _first_jury(game: Game, verdict: Verdict) -> None:
+    """Whoever sits on the first jury of the first case says this unseen; what it says later it looked at."""
+    for validator in game.validators:
+        looks = validator.juror.judge
+
+        async def judge(case: Case, looks: Any = looks, me: Any = validator) -> Opinion:
+            if case.round == 1 and case.accuser != me._key.address:
+                return Opinion(verdict=verdict, log10=0.0, why="unseen")
+            opinion: Opinion = await looks(case)
+            return opinion
+
+        validator.juror.judge = judge  # type: ignore[method-assign]
+    await game.until(lambda: bool(game.court.kept) and game.court.kept[1].outcome is not None)
+    for validator in game.validators:
+        validator.juror.opinions.clear()
+
+
+async def test_a_jury_that_acquits_unseen_is_overruled_by_a_bigger_one() -> None:
+    """VAL-9: the accuser re-runs its evidence and appeals; three who were bought are not enough."""
+    workers = [TinyWorker("honest"), TinyWorker("cheater", TinyModel(weights=b"cheap"))]
+    watching = ValidatorSettings(most_tokens=32, watch_seconds=1.0, accuse=False)
+    async with playing(workers, settings=watching, first=replace(watching, accuse=True)) as game:
+        await _first_jury(game, Verdict.INNOCENT)
+        assert game.court.kept[1].outcome is Verdict.INNOCENT
+        await game.until(lambda: game.court.kept[1].state is CaseState.CLOSED)
+        case = game.court.kept[1]
+        assert (case.round, case.ending, case.appellant) == (2, Ending.SLASHED, game.keys[0].address)
+
+
+@pytest.mark.parametrize("appeal", [True, False])
+async def test_an_accuser_whose_second_look_says_otherwise_or_who_would_not_leaves_it(appeal: bool) -> None:
+    """VAL-9: a faulty machine does not pay a second bond; whoever does not want to appeal does not."""
+    workers = [TinyWorker("honest"), TinyWorker("cheater", TinyModel(weights=b"cheap"))]
+    watching = ValidatorSettings(most_tokens=32, watch_seconds=1.0, accuse=False)
+    async with playing(workers, settings=watching, first=replace(watching, accuse=True, appeal=appeal)) as game:
+
+        async def mended(case: Case) -> Opinion:
+            return Opinion(verdict=Verdict.INNOCENT, log10=0.0, why="re-run on a machine that was mended")
+
+        await _first_jury(game, Verdict.INNOCENT)
+        if appeal:
+            game.validators[0].juror.judge = mended  # type: ignore[method-assign]
+        await game.until(lambda: game.court.kept[1].state is CaseState.CLOSED)
+        assert (game.court.kept[1].round, game.court.kept[1].ending) == (1, Ending.ACQUITTED)

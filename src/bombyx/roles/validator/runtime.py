@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ from bombyx.roles.validator.canaries import Rounds
 from bombyx.roles.validator.clerk import Clerk
 from bombyx.roles.validator.desk import Desk
 from bombyx.roles.validator.examine import Examiner
+from bombyx.roles.validator.insistence import Insistence
 from bombyx.roles.validator.juror import Juror
 from bombyx.roles.validator.opt_in import OptIns
 from bombyx.roles.validator.plants import Plants
@@ -118,7 +119,8 @@ class Validator:
         self.rounds.on_planned = self.plants.planned
         self.juror = Juror(examiner=examiner, pages=ports.pages, register=self.register, policy=policy, **common)
         self.clerk = Clerk(settings, ledger=ports.ledger, juror=self.juror, pages=ports.pages, **common)
-        self.clerk.before_steps = self.plants.due
+        self.insistence = Insistence(key=key, validation=ports.validation, book=self.book, juror=self.juror)
+        self.clerk.before_steps = self._before_steps
         self.opt_ins = OptIns(
             settings,
             keys=enclave.keys,
@@ -180,6 +182,11 @@ class Validator:
                     await self.plants.innocent()
             except BombyxError as error:
                 log.warning("nobody was looked at: %s", error)
+
+    async def _before_steps(self, case: Case, now: int) -> Callable[[], Awaitable[None]] | None:
+        """What a case of our own wants of us before anybody's next step."""
+        shown = await self.plants.due(case, now)
+        return shown or (await self.insistence.due(case, now) if self._settings.appeal else None)
 
     async def _convicting(self, standing: Standing) -> None:
         """The decoy does what it was made for; everybody else is accused in earnest."""

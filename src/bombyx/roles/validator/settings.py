@@ -28,6 +28,7 @@ class ValidatorSettings:
     plants: int = 0  # accusations of the innocent, in 1 000 epochs, shown afterwards; each costs its bond
     decoy: Address | None = None  # a worker of ours that answers wrongly; convicted, it is shown to be a sample
     figures: bool = False  # tell everybody what we found of each worker: also jurors who would rather not look
+    appeal: bool = True  # acquittals of whom we accused, if the evidence still says guilty when it is re-run
     accuse: bool = True  # open cases, or only watch and sit on juries
     max_opt_in: int = 1 << 20  # bytes of one package a client hands over
     opt_ins_kept: int = 256  # handed over and not yet judged
