@@ -86,6 +86,7 @@ class Chair:
 
     kind: Juror
     strikes: int = 0
+    blunders: int = 0  # about samples: only another sample makes one good (VAL-10)
     dismissed: bool = False
     earned: float = 0.0
     days: int = 0
@@ -149,13 +150,21 @@ class Game:
         if outcome is not Verdict.GUILTY and guilty:  # the accuser appeals; the jury is bigger
             outcome = self._vote(2 * self.world.terms.jury + 1, guilty, accuser, seat)
         for _ in range(int(self.chance.poisson(self.world.planted))):
-            self._vote(self.world.terms.jury, bool(self.chance.random() < 0.5), accuser, None)
+            self._plant(accuser, guilty=bool(self.chance.random() < 0.5))
         seat.evidence.clear()
         if outcome is Verdict.GUILTY:
             self._convict(self.validators[accuser], seat, day, guilty)
         else:
             self.acquitted += guilty
             self.validators[accuser].earned -= self.world.terms.bond
+
+    def _plant(self, accuser: int, *, guilty: bool) -> None:
+        """A sample: its planter pays the jurors who were right, and the rest of its bond where nobody was guilty."""
+        outcome = self._vote(self.world.terms.jury, guilty, accuser, None)
+        if outcome is Verdict.INNOCENT and not guilty:
+            self.validators[accuser].earned -= self.world.terms.bond
+        elif outcome is not Verdict.ABSTAIN:
+            self.validators[accuser].earned -= self.world.terms.jury * self.world.terms.juror_fee
 
     def _vote(self, size: int, guilty: bool, accuser: int, accused: Seat | None) -> Verdict:
         """One round. A planted case has no accused, and jurors cannot tell."""
@@ -167,15 +176,17 @@ class Game:
         votes = [self._said(chair, guilty, accused) for chair in jury]
         said = Counter(votes)
         outcome = next((v for v in (Verdict.GUILTY, Verdict.INNOCENT) if 3 * said[v] >= 2 * len(jury)), Verdict.ABSTAIN)
-        truth = Verdict.GUILTY if guilty else Verdict.INNOCENT
-        final = outcome if real else truth
+        shown = not real and outcome is (Verdict.GUILTY if guilty else Verdict.INNOCENT)
         for chair, vote in zip(jury, votes, strict=True):
-            if vote is final and final is not Verdict.ABSTAIN:
+            right = vote is outcome and outcome is not Verdict.ABSTAIN
+            if right:
                 chair.earned += self.world.terms.juror_fee
                 chair.strikes = max(0, chair.strikes - 1)
-            elif vote is Verdict.ABSTAIN or not real:
+            elif vote is Verdict.ABSTAIN:  # the copied vote, which never opens
                 chair.strikes += 1
-                chair.dismissed |= chair.strikes >= self.world.terms.patience
+            if shown and vote is not Verdict.ABSTAIN:
+                chair.blunders = max(0, chair.blunders - 1) if right else chair.blunders + 1
+            chair.dismissed |= max(chair.strikes, chair.blunders) >= self.world.terms.patience
         return outcome
 
     def _said(self, chair: Chair, guilty: bool, accused: Seat | None) -> Verdict:
