@@ -123,10 +123,8 @@ def broken(reason: str) -> ResponseVerdict:
     )  # fmt: skip
 
 
-def taken_in(evidence: Evidence, verdict: ResponseVerdict | None) -> Evidence:
-    """Evidence after one planned answer; None: the plan's canary brought no receipt, which counts for the worker."""
-    if verdict is None:
-        return evidence.absent()
+def taken_in(evidence: Evidence, verdict: ResponseVerdict) -> Evidence:
+    """Evidence after one planned answer. Of a canary that brought no receipt, see `Evidence.absent`."""
     if not verdict.counts:
         return evidence
     return evidence.update(verdict.margins, failed=verdict.failed)
