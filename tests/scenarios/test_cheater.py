@@ -176,10 +176,11 @@ async def test_a_client_checks_an_answer_itself_and_hands_it_to_a_validator(seen
     assert told["trust_class"] == "simulated"
     for _ in range(60):
         report = await _json(f"{validator.ready['url']}/v1/report")
-        if any(row["opted_in"] for row in report["workers"]):
+        ours = [row for row in report["workers"] if row["operator"] == honest["operator"] and row["opted_in"]]
+        if ours:
             break
         await asyncio.sleep(1)
-    assert [row["opted_in_failed"] for row in report["workers"] if row["opted_in"]] == [0]
+    assert [row["opted_in_failed"] for row in ours] == [0]  # of the cheater they may hear by alarms
 
 
 async def test_no_log_holds_a_word_of_a_prompt_or_an_answer(seen: Seen) -> None:

@@ -12,25 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from bombyx.adapters.clock import SystemClock
-from bombyx.adapters.entropy import SystemEntropy
 from bombyx.adapters.proxy_http import HttpProxyTransport
 from bombyx.adapters.sqlite import SqliteStore
+from bombyx.compose.handing_over import Carry, deliver
 from bombyx.compose.policy import read_policy
 from bombyx.compose.service import open_ledger
 from bombyx.compose.weights import open_weights
 from bombyx.config import NetworkDescriptor
 from bombyx.errors import AttestationError, BadRequest, BombyxError, Unavailable
-from bombyx.ports import OperatorRole, Store
-from bombyx.protocol.attest import AttestationResult, appraise
+from bombyx.ports import Operator, OperatorRole, Store
 from bombyx.protocol.audit.verdict import ResponseVerdict
 from bombyx.protocol.primitives import Address, sha256
-from bombyx.protocol.seal import encapsulate_request, parse_key_configs
 from bombyx.protocol.wire.audit import AuditPackage
 from bombyx.protocol.wire.evidence import EvidenceBundle, ModelManifest
 from bombyx.roles.client.receipts import ReceiptBook
 from bombyx.roles.client.shelf import AuditShelf
 from bombyx.roles.validator.examine import Examiner
-from bombyx.roles.validator.opt_in import LABEL
 
 OPT_IN = "/v1/opt-in/"
 OCTETS = "application/octet-stream"
@@ -83,11 +80,39 @@ async def rerun(held: Kept, model_file: Path | None, *, context: int, threads: i
 
 async def hand_over(held: Kept, network: NetworkDescriptor, validator: Address) -> dict[str, Any]:
     """Seal it to the validator's enclave and send it through the first proxy that takes it (AUD-57)."""
+    line = {one.address: one for one in await _validators(network)}.get(validator)
+    if line is None:
+        raise AttestationError("no such validator is registered", rule="AUD-57")
+    return await _by_a_proxy(held, network, line)
+
+
+async def dispute(held: Kept, network: NetworkDescriptor) -> dict[str, Any]:
+    """Hand it to every registered validator that takes answers: each asks its worker more often if the answer fails."""
+    told: dict[str, Any] = {}
+    for line in await _validators(network):
+        try:
+            told[str(line.address)] = (await _by_a_proxy(held, network, line))["trust_class"]
+        except BombyxError as error:
+            told[str(line.address)] = error.message
+    return {"request_id": held.request_id, "validators": told}
+
+
+async def _validators(network: NetworkDescriptor) -> tuple[Operator, ...]:
+    ledger = open_ledger(network)
+    try:
+        return await ledger.operators(OperatorRole.VALIDATOR)
+    finally:
+        await ledger.close()
+
+
+async def _by_a_proxy(held: Kept, network: NetworkDescriptor, line: Operator) -> dict[str, Any]:
     reason: Exception | None = None
     for proxy in network.proxies:
         transport = HttpProxyTransport(proxy.url)
         try:
-            return await _through(transport, held, network, validator)
+            carry, policy = _carry(transport, line.address), read_policy(network.policy)
+            result, sent = await deliver(carry, held.package, line, policy, SystemClock())
+            return {"validator": str(line.address), "bytes": sent, "trust_class": str(result.trust_class)}
         except Unavailable as error:
             reason = error
         finally:
@@ -95,46 +120,12 @@ async def hand_over(held: Kept, network: NetworkDescriptor, validator: Address) 
     raise reason or Unavailable("no proxy is configured", rule="CLI-1")
 
 
-async def dispute(held: Kept, network: NetworkDescriptor) -> dict[str, Any]:
-    """Hand it to every registered validator that takes answers: each asks its worker more often if the answer fails."""
-    ledger = open_ledger(network)
-    try:
-        lines = await ledger.operators(OperatorRole.VALIDATOR)
-    finally:
-        await ledger.close()
-    told: dict[str, Any] = {}
-    for line in lines:
-        try:
-            told[str(line.address)] = (await hand_over(held, network, line.address))["trust_class"]
-        except BombyxError as error:
-            told[str(line.address)] = error.message
-    return {"request_id": held.request_id, "validators": told}
+def _carry(transport: HttpProxyTransport, validator: Address) -> Carry:
+    async def carry(method: str, body: bytes) -> tuple[int, bytes]:
+        if method == "GET":
+            return await transport.get(f"{OPT_IN}{validator}")
+        response = await transport.post(f"{OPT_IN}{validator}", OCTETS, body)
+        await response.aclose()
+        return response.status, b""
 
-
-async def _through(
-    transport: HttpProxyTransport, held: Kept, network: NetworkDescriptor, validator: Address
-) -> dict[str, Any]:
-    status, bundle = await transport.get(f"{OPT_IN}{validator}")
-    if status != 200:
-        raise Unavailable(f"the proxy gave no evidence of the validator (status {status})", rule="AUD-57")
-    result = appraise(bundle, read_policy(network.policy).offline(), now=SystemClock().now())
-    await _check_registered(network, validator, result)
-    config = parse_key_configs(result.key_configs)[0]
-    sealed, _ = encapsulate_request(config, held.package.encode(), SystemEntropy(), label=LABEL)
-    response = await transport.post(f"{OPT_IN}{validator}", OCTETS, sealed)
-    await response.aclose()
-    if response.status != 202:
-        raise Unavailable(f"the validator did not take it (status {response.status})", rule="AUD-57")
-    return {"validator": str(validator), "bytes": len(sealed), "trust_class": str(result.trust_class)}
-
-
-async def _check_registered(network: NetworkDescriptor, validator: Address, result: AttestationResult) -> None:
-    """The registry must name the very key we seal to: an enclave says of itself whom it works for."""
-    ledger = open_ledger(network)
-    try:
-        lines = {line.address: line for line in await ledger.operators(OperatorRole.VALIDATOR)}
-    finally:
-        await ledger.close()
-    line = lines.get(validator)
-    if line is None or result.keyset.operator != validator or line.pay_key_config != result.key_configs:
-        raise AttestationError("not the key that the registry names for this validator", rule="AUD-57")
+    return carry

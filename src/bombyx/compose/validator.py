@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ from bombyx.adapters.entropy import SystemEntropy
 from bombyx.adapters.http_server import HttpLimits, HttpServer
 from bombyx.adapters.pages_http import HttpPages
 from bombyx.adapters.state_folder import StateFolder
+from bombyx.compose.handing_over import OtherValidators
 from bombyx.compose.policy import read_policy
 from bombyx.compose.service import Service, fund, open_clock, open_ledger, open_store, stakes_of, validation_of
 from bombyx.compose.staking import enter_set
@@ -65,6 +67,15 @@ async def start(config: ValidatorConfig, network: NetworkDescriptor, state: Path
     await ledger.register(_line(key.address, url, enclave), signer=key)
     await enter_set(stakes, OperatorRole.VALIDATOR, config.stake, key)
     parameters = await validation.parameters()
+    policy = read_policy(network.policy)
+    others = OtherValidators(
+        key.address,
+        ledger=ledger,
+        members=partial(stakes.members, OperatorRole.VALIDATOR),
+        forward=pages.forward,
+        policy=policy,
+        clock=clock,
+    )
     minimum = int((await stakes.info()).minimum[OperatorRole.WORKER])
     validator = Validator(
         _settings(config, _audited(config, minimum, parameters.strikes)),
@@ -76,11 +87,12 @@ async def start(config: ValidatorConfig, network: NetworkDescriptor, state: Path
             validation=validation,
             pages=pages,
             asker=_askers(config, network, state),
+            others=others,
         ),
         key=key,
         url=url,
         parameters=parameters,
-        policy=read_policy(network.policy),
+        policy=policy,
         examiner=Examiner(models),
         enclave=NO_ENCLAVE if enclave is None else Enclave(bundle=enclave.bundle, keys=enclave.keys),
     )

@@ -20,7 +20,8 @@ from bombyx.ports import Operator, OperatorRole
 from bombyx.protocol.audit.case import ValidationParameters
 from bombyx.protocol.primitives import Address, Digest, Instant
 from bombyx.protocol.wire.signing import SigningKey
-from bombyx.roles.validator.runtime import Validator, ValidatorPorts
+from bombyx.roles.validator.asking import Others
+from bombyx.roles.validator.runtime import NO_ENCLAVE, Enclave, Validator, ValidatorPorts
 from bombyx.roles.validator.settings import ValidatorSettings
 
 STEP = 0.25  # seconds of the game
@@ -56,10 +57,10 @@ class TurnedClock:
         await asyncio.sleep(0.001)
 
 
-def line(address: Address, role: OperatorRole, receipts: Address, endpoint: str = "") -> Operator:
+def line(address: Address, role: OperatorRole, receipts: Address, endpoint: str = "", key: bytes = b"") -> Operator:
     return Operator(
         address=address, role=role, endpoint=endpoint, receipt_address=receipts, pay_authorizer=address,
-        pay_key_config=b"", price_sheet=Digest.zero(), models=(MODEL,),
+        pay_key_config=key, price_sheet=Digest.zero(), models=(MODEL,),
     )  # fmt: skip
 
 
@@ -76,6 +77,9 @@ class Game:
     keys: list[SigningKey] = field(default_factory=list)
     stores: list[MemoryStore] = field(default_factory=list)
     settings: list[ValidatorSettings] = field(default_factory=list)
+    enclaves: list[Enclave] = field(default_factory=list)  # empty: nobody takes answers
+    others: Callable[[SigningKey], Others] | None = None  # how one of them reaches the others
+    served: dict[int, dict[Address, TinyWorker]] = field(default_factory=dict)  # what one of them gets to see
 
     def seated(self, number: int) -> Validator:
         """A new process of this validator, over the books it has."""
@@ -88,13 +92,15 @@ class Game:
                 ledger=self.ledger,
                 validation=self.court,
                 pages=self,
-                asker=lambda _: TinyAsker(self.workers, self.clock),
+                asker=lambda _: TinyAsker(self.served.get(number, self.workers), self.clock),
+                others=None if self.others is None else self.others(self.keys[number]),
             ),
             key=self.keys[number],
             url=f"http://{number}",
             parameters=self.parameters,
             policy=POLICY,
             examiner=examiner(),
+            enclave=self.enclaves[number] if self.enclaves else NO_ENCLAVE,
         )
 
     async def killed(self, number: int) -> None:

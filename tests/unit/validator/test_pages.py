@@ -121,6 +121,20 @@ async def test_answers_of_nobody_sealed_to_nobody_or_too_many_are_refused(taker:
         await taker.opt_ins.take(await taker.answer(TinyWorker("honest"), 3))
 
 
+async def test_attack_a_flood_of_one_workers_answers_keeps_no_others_out(taker: Taker) -> None:
+    """AUD-60: a liar with a worker of its own signs as many receipts as it likes; an eighth of the places is its."""
+    taker.opt_ins = Taker(taker.book, ValidatorSettings(opt_ins_kept=32), taker.known).opt_ins
+    flooding = TinyWorker("accomplice", TinyModel(weights=b"cheap"))
+    for number in range(4):
+        await taker.opt_ins.take(await taker.answer(flooding, number))
+    for number in range(4, 8):
+        with pytest.raises(Overloaded):
+            await taker.opt_ins.take(await taker.answer(flooding, number))
+    await taker.opt_ins.take(await taker.answer(TinyWorker("cheater", TinyModel(weights=b"cheap"))))
+    await taker.judge()
+    await taker.opt_ins.take(await taker.answer(flooding, 4))  # not forgotten: only put off
+
+
 @pytest.fixture
 async def url(taker: Taker) -> AsyncIterator[str]:
     async def report() -> dict[str, str]:

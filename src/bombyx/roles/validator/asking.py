@@ -7,11 +7,13 @@ comes back says how it went as a user would have seen it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
 from bombyx.protocol.primitives import Address, Digest
+from bombyx.protocol.wire.audit import AuditPackage
 from bombyx.protocol.wire.cases import PlannedCanary
 
 
@@ -72,3 +74,15 @@ class Pages(Protocol):
     """
 
     async def get(self, url: str, most: int) -> bytes: ...
+
+
+class Others(Protocol):
+    """The other validators, as far as answers are handed to them (AUD-57).
+
+    - `taking` must give those who have a stake and take answers, as of now, and never ourselves.
+    - `tell` must seal the package to the key that the registry names for one of them, and raise where it was not taken.
+    """
+
+    async def taking(self) -> Sequence[Address]: ...
+
+    async def tell(self, validator: Address, package: AuditPackage) -> None: ...

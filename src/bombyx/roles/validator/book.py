@@ -18,7 +18,7 @@ from bombyx.protocol.primitives import Address, Digest, sha256
 from bombyx.protocol.wire.cases import EpochEvidence
 from bombyx.roles.validator.standing import Standing
 
-PLAN, ANSWER, BUNDLE, STANDING, MANIFEST, VERDICT, VOTE, EVIDENCE, KEY, PLANT = (
+PLAN, ANSWER, BUNDLE, STANDING, MANIFEST, VERDICT, VOTE, EVIDENCE, KEY, PLANT, ALARMED = (
     "validator_plan",
     "validator_answer",
     "validator_bundle",
@@ -29,7 +29,11 @@ PLAN, ANSWER, BUNDLE, STANDING, MANIFEST, VERDICT, VOTE, EVIDENCE, KEY, PLANT = 
     "validator_evidence",
     "validator_key",
     "validator_plant",
+    "validator_alarm",
 )
+
+
+_ALARMED, _AT = struct.Struct(">B?BB"), struct.Struct(">QI")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +68,33 @@ class Planted:
         if len(value) == Digest.SIZE:  # written when every sample was of innocence
             return cls(verdict=Verdict.INNOCENT, salt=Digest(value))
         return cls(verdict=Verdict(value[0]), salt=Digest(value[1:]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarmed:
+    """How far other validators have heard of one worker and model (AUD-60)."""
+
+    times: int = 0  # alarms so far
+    high: bool = False  # evidence was above the bound when it was last looked at
+    tries: int = 0  # of the newest alarm
+    answers: tuple[tuple[int, int], ...] = ()  # epoch and index of what the newest alarm hands over
+    told: tuple[Address, ...] = ()  # who has taken all of it
+
+    def encode(self) -> bytes:
+        head = _ALARMED.pack(self.times, self.high, self.tries, len(self.answers))
+        return head + b"".join(_AT.pack(*at) for at in self.answers) + b"".join(self.told)
+
+    @classmethod
+    def read(cls, value: bytes) -> Alarmed:
+        times, high, tries, count = _ALARMED.unpack_from(value)
+        answers, told = value[_ALARMED.size :][: count * _AT.size], value[_ALARMED.size + count * _AT.size :]
+        return cls(
+            times=times,
+            high=high,
+            tries=tries,
+            answers=tuple((epoch, index) for epoch, index in _AT.iter_unpack(answers)),
+            told=tuple(Address(told[at : at + Address.SIZE]) for at in range(0, len(told), Address.SIZE)),
+        )
 
 
 class Book:
@@ -158,6 +189,14 @@ class Book:
     async def plant(self, evidence: Digest) -> Planted | None:
         value = await self._store.read(PLANT, evidence)
         return None if value is None else Planted.read(value)
+
+    async def keep_alarmed(self, operator: Address, model: Digest, alarmed: Alarmed) -> None:
+        """Before anything is handed over, so that a restart neither forgets an alarm nor raises it again."""
+        await self._store.write([Write(ALARMED, bytes(operator) + bytes(model), alarmed.encode())])
+
+    async def alarmed(self, operator: Address, model: Digest) -> Alarmed:
+        value = await self._store.read(ALARMED, bytes(operator) + bytes(model))
+        return Alarmed() if value is None else Alarmed.read(value)
 
     async def keep_evidence(self, digest: Digest, evidence: bytes) -> None:
         await self._store.write([Write(EVIDENCE, digest, evidence)])

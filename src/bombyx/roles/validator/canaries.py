@@ -63,6 +63,7 @@ class Rounds:
         self._judging = asyncio.Semaphore(settings.judged_at_once)
         self._asking = asyncio.Semaphore(settings.at_once)
         self.weighing = asyncio.Lock()
+        self.under_way: set[int] = set()  # epochs whose canaries are still being asked
         self.on_weighed: Callable[[Standing], None] = lambda _: None
         self.on_planned: Callable[[Plan], None] = lambda _: None
 
@@ -136,19 +137,20 @@ class Rounds:
         standing = await self._book.standing(operator, offer.model)
         new = standing is None or standing.judged < settings.known_after
         least = settings.canaries_new if new else settings.canaries
+        number = canaries(
+            _share(settings.audited, standing),
+            await self._register.served(operator),
+            self._register.validators,
+            least=least,
+            most=settings.most_canaries,
+        )
         if standing is not None and standing.suspicious:
-            least = 2 * settings.canaries_new
+            number = max(2 * settings.canaries_new, min(2 * number, settings.most_canaries))
         return Target(
             operator=operator,
             model=offer.model,
             name=offer.name,
-            canaries=canaries(
-                _share(settings.audited, standing),
-                await self._register.served(operator),
-                self._register.validators,
-                least=least,
-                most=settings.most_canaries,
-            ),
+            canaries=number,
             most=settings.most_tokens,
             others=tuple(other for other in offer.operators if other != operator),
         )
@@ -156,9 +158,11 @@ class Rounds:
     # --- asking ---
 
     async def _ask_all(self, plan: Plan, asker: Asker) -> None:
+        self.under_way.add(plan.epoch)
         try:
             await asyncio.gather(*(self._one(plan, canary, asker) for canary in plan.canaries))
         finally:
+            self.under_way.discard(plan.epoch)
             await asker.close()
 
     async def _one(self, plan: Plan, canary: PlannedCanary, asker: Asker) -> None:

@@ -70,6 +70,8 @@ class OptIns:
         digest = package.receipt.receipt.typed_digest(self._domain)
         if digest in self._seen:
             return  # judged once; more of the same says no more
+        if self._of(package.receipt.receipt.operator) >= max(2, self._settings.opt_ins_kept // 8):
+            raise Overloaded("too many answers of this worker wait to be judged", retry_after=30.0, rule="AUD-57")
         receipt = package.receipt
         if not await self._is_worker_key(receipt.receipt.operator, receipt.signer(self._domain)):
             raise MalformedMessage("a receipt of no registered worker", peer=Peer.CLIENT, rule="AUD-57")
@@ -112,6 +114,10 @@ class OptIns:
         audits = 0 if standing is None else standing.judged + standing.opted_in
         peak = 0.0 if standing is None else standing.weighed.peak
         return adapted(self._settings.share, audits=audits, log10_evidence=peak)
+
+    def _of(self, worker: Address) -> int:
+        """How many of its answers wait: one worker's never keep those of others out."""
+        return sum(package.receipt.receipt.operator == worker for package in self._waiting)
 
     def _remember(self, digest: Digest) -> None:
         if len(self._seen) >= 16 * self._settings.opt_ins_kept:

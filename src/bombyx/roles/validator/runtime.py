@@ -23,7 +23,8 @@ from bombyx.protocol.seal import GatewayKey
 from bombyx.protocol.wire.receipt import receipt_domain
 from bombyx.protocol.wire.signing import SigningKey
 from bombyx.roles.validator.accuser import Accuser
-from bombyx.roles.validator.asking import Asker, Pages
+from bombyx.roles.validator.alarms import Alarms
+from bombyx.roles.validator.asking import Asker, Others, Pages
 from bombyx.roles.validator.book import Book
 from bombyx.roles.validator.canaries import Rounds
 from bombyx.roles.validator.clerk import Clerk
@@ -51,6 +52,7 @@ class ValidatorPorts:
     validation: Validation
     pages: Pages
     asker: Callable[[int], Asker]
+    others: Others | None = None  # None: nobody is told of an alarm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +133,7 @@ class Validator:
             is_worker_key=self.register.had_key,
             weighing=self.rounds.weighing,
         )
+        self.alarms = None if ports.others is None else self._alarms(ports.others)
         self._desk = Desk(
             report=self.report,
             metrics=self._metrics,
@@ -142,6 +145,17 @@ class Validator:
         self._standings: dict[bytes, Standing] = {}
         self.rounds.on_weighed = self.opt_ins.on_weighed = self._weighed
         self._tasks: list[asyncio.Task[None]] = []
+
+    def _alarms(self, others: Others) -> Alarms:
+        return Alarms(
+            book=self.book,
+            clock=self._ports.clock,
+            parameters=self._parameters,
+            others=others,
+            under_way=self.rounds.under_way,
+            cases=self.clerk.cases.values,
+            decoy=self._settings.decoy,
+        )
 
     @property
     def handle(self) -> HttpHandler:
@@ -157,6 +171,8 @@ class Validator:
             self.register.run(),
             self.opt_ins.run(),
         ]
+        if self.alarms is not None:
+            work.append(self.alarms.run())
         if self._settings.accuse:
             work.append(self._accuse())
         self._tasks = [asyncio.create_task(one) for one in work]
