@@ -10,6 +10,7 @@ output are the goals, met and missed.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import datetime as dt
 import json
@@ -47,8 +48,13 @@ _GOAL = re.compile(r"^(\S.*?)\s{2,}(\S+)\s+([<>=]+ \S+)\s+(met|MISSED)$", re.MUL
 
 def main() -> None:
     scripts = sorted((path.stem for path in HERE.glob("[a-z]*.py")), key=_place)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("script", nargs="*", help="only these: " + ", ".join(scripts))
+    chosen = parser.parse_args().script
+    if unknown := set(chosen) - set(scripts):
+        parser.error(f"no such script: {', '.join(sorted(unknown))}")
     made = {}
-    for name in sys.argv[1:] or scripts:
+    for name in chosen or scripts:
         sys.stderr.write(f"bench/{name}.py\n")
         made[name] = _section(name)
     sections = _known() | made
