@@ -135,15 +135,15 @@ def make_answers(make: Make, weights: Path, folder: Path, say: Callable[[str], N
     """Make what is missing of `<name>.jsonl`; processor seconds it took."""
     file = folder / f"{make.name}.jsonl"
     done = {line["i"] for line in read_answers(file)}
-    todo = [number for number in range(make.first, make.first + make.count) if number not in done]
-    if not todo:
+    missing = [number for number in range(make.first, make.first + make.count) if number not in done]
+    if not missing:
         return 0.0
     model = LlamaModel(weights)
     context = BenchContext(model, make)
     claimed = LlamaModel(find_packaged_model()) if make.foreign else model
     started, tokens = time.process_time(), 0
     with file.open("a") as answers, Path(f"{file}.hid").open("ab") as states:
-        for one in _decoded(model, context, make, todo):
+        for one in _decoded(model, context, make, missing):
             if make.foreign:
                 one.out = retold(one.out, model, claimed, make.limit)
             line = {"i": one.number, "p": one.prompt, "out": one.out, "max": one.limit}
@@ -162,8 +162,8 @@ def read_answers(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def _decoded(model: LlamaModel, context: BenchContext, make: Make, todo: Sequence[int]) -> Iterator[Answering]:
-    waiting, slots = list(todo), [None] * make.slots if make.slots else []
+def _decoded(model: LlamaModel, context: BenchContext, make: Make, missing: Sequence[int]) -> Iterator[Answering]:
+    waiting, slots = list(missing), [None] * make.slots if make.slots else []
     running: list[Answering | None] = list(slots)
     while waiting or any(running):
         items: list[Item] = []
